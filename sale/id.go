@@ -1,0 +1,77 @@
+package sale
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+)
+
+// OrderID names an order, and the claim it grew from. Any gateway derives the same
+// id from the same SKU, buyer and idempotency key, which is what makes a repeat
+// recognisable everywhere without a look-up table.
+type OrderID [16]byte
+
+// OrderIDLen is the length of an order id in its outside form.
+const OrderIDLen = 26
+
+// The alphabet is RFC 4648 base32 in lower case, without padding.
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// DeriveOrderID is the first half of SHA-256(sku, 0, user, 0, key).
+func DeriveOrderID(sku, user, key string) OrderID {
+	// Names are at most 64 + 128 + 255 bytes, so the input stays on the stack.
+	var buf [512]byte
+	in := append(buf[:0], sku...)
+	in = append(in, 0)
+	in = append(in, user...)
+	in = append(in, 0)
+	in = append(in, key...)
+	sum := sha256.Sum256(in)
+	return OrderID(sum[:16])
+}
+
+// String is the id's outside form: 26 lower-case base32 characters.
+func (id OrderID) String() string {
+	var b [OrderIDLen]byte
+	idEncoding.Encode(b[:], id[:])
+	return string(b[:])
+}
+
+// AppendTo appends the id's outside form.
+func (id OrderID) AppendTo(b []byte) []byte {
+	return idEncoding.AppendEncode(b, id[:])
+}
+
+// ParseOrderID reads the outside form. Only the canonical spelling is accepted: the
+// two spare bits of the last character must be zero, so that one order has one name.
+func ParseOrderID(s string) (OrderID, error) {
+	var id OrderID
+	if len(s) != OrderIDLen {
+		return id, fmt.Errorf("order id has %d characters, want %d", len(s), OrderIDLen)
+	}
+	// A name of the wrong alphabet is refused here; base32 would skip line ends.
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return id, fmt.Errorf("order id has the character %q", c)
+		}
+	}
+	if n, err := idEncoding.Decode(id[:], []byte(s)); err != nil || n != len(id) {
+		return OrderID{}, fmt.Errorf("order id %q is not base32", s)
+	}
+	if id.String() != s {
+		return OrderID{}, fmt.Errorf("order id %q is not in canonical form", s)
+	}
+	return id, nil
+}
+
+// RequestHash recognises the payload of a claim: the same order id with another
+// request hash is a conflict, not a repeat.
+type RequestHash [8]byte
+
+// HashRequest is the first eight bytes of SHA-256(quantity in decimal, 0, coupon).
+func HashRequest(quantity int64, coupon string) RequestHash {
+	var buf [320]byte
+	in := fmt.Appendf(buf[:0], "%d\x00%s", quantity, coupon)
+	sum := sha256.Sum256(in)
+	return RequestHash(sum[:8])
+}

@@ -1,0 +1,40 @@
+package sale
+
+import "sync/atomic"
+
+// Ticket is a claim's place in a queue and the way to its verdict. The queue makes it
+// and is the only one to resolve it, exactly once; one waiter reads the verdict.
+type Ticket struct {
+	Claim *Claim
+
+	verdict  chan Verdict
+	number   int64         // the how-manieth claim of its SKU this is, from 1
+	taken    *atomic.Int64 // how many claims of its SKU have left the line
+	detached atomic.Bool
+}
+
+// NewTicket makes the ticket of the number-th claim of a line in which taken counts
+// the claims that have left it.
+func NewTicket(c *Claim, number int64, taken *atomic.Int64) *Ticket {
+	return &Ticket{Claim: c, verdict: make(chan Verdict, 1), number: number, taken: taken}
+}
+
+// Verdict delivers exactly one verdict.
+func (t *Ticket) Verdict() <-chan Verdict { return t.verdict }
+
+// Resolve answers the claim. The channel has room for the one answer a ticket ever
+// gets, so this never blocks.
+func (t *Ticket) Resolve(v Verdict) { t.verdict <- v }
+
+// Position is the number of claims that will be taken before this one; 0 when it is
+// next or is being decided.
+func (t *Ticket) Position() int64 {
+	return max(0, t.number-t.taken.Load()-1)
+}
+
+// Detach says that nobody reads the verdict any more: it is to be remembered where
+// the buyer can ask for it later.
+func (t *Ticket) Detach() { t.detached.Store(true) }
+
+// Detached reports whether Detach was called.
+func (t *Ticket) Detached() bool { return t.detached.Load() }
