@@ -8,15 +8,22 @@ type Ticket struct {
 	Claim *Claim
 
 	verdict  chan Verdict
-	number   int64         // the how-manieth claim of its SKU this is, from 1
-	taken    *atomic.Int64 // how many claims of its SKU have left the line
-	detached atomic.Bool
+	number   int64         // the how-manieth claim of its line this is, from 1
+	taken    *atomic.Int64 // how many claims have left the line
+	detached *atomic.Bool  // shared by the tickets of one place
 }
 
 // NewTicket makes the ticket of the number-th claim of a line in which taken counts
 // the claims that have left it.
 func NewTicket(c *Claim, number int64, taken *atomic.Int64) *Ticket {
-	return &Ticket{Claim: c, verdict: make(chan Verdict, 1), number: number, taken: taken}
+	return &Ticket{Claim: c, verdict: make(chan Verdict, 1), number: number, taken: taken, detached: new(atomic.Bool)}
+}
+
+// Follow makes a ticket at the same place for a repeat of the same claim.
+func (t *Ticket) Follow() *Ticket {
+	f := *t
+	f.verdict = make(chan Verdict, 1)
+	return &f
 }
 
 // Verdict delivers exactly one verdict.
@@ -32,9 +39,10 @@ func (t *Ticket) Position() int64 {
 	return max(0, t.number-t.taken.Load()-1)
 }
 
-// Detach says that nobody reads the verdict any more: it is to be remembered where
-// the buyer can ask for it later.
+// Detach says that a waiter went away or never was, so the verdict is to be remembered
+// where the buyer can ask for it later. Whoever detaches looks at Verdict once more
+// afterwards: a verdict that came before the detaching is not remembered.
 func (t *Ticket) Detach() { t.detached.Store(true) }
 
-// Detached reports whether Detach was called.
+// Detached reports whether any waiter at this place has detached.
 func (t *Ticket) Detached() bool { return t.detached.Load() }

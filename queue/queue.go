@@ -1,0 +1,257 @@
+// Package queue turns a burst into batches: one bounded FIFO per SKU, drained by one
+// goroutine that exists only while there is work. See DESIGN.md.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"flashgate/sale"
+)
+
+// Config holds the knobs of a Queue.
+type Config struct {
+	// Capacity is how many claims may wait per SKU. Too low: bursts that could have
+	// been served in time are turned away. Too high: claims wait only to time out.
+	Capacity int
+	// MaxWaiting is how many claims may wait in all SKUs together. Too low: one hot
+	// SKU starves the others. Too high: a flood over many SKUs fills the memory.
+	MaxWaiting int
+	// MaxBatch is the most claims one batch holds. Too low: every call to the shield
+	// and every commit carries little. Too high: the first of a batch waits for the
+	// last, and scripts block Redis for longer.
+	MaxBatch int
+	// Inflight is how many batches of a SKU may be between queue and verdict at a
+	// time. Too low: the SKU idles while the ledger flushes. Too high: batches shrink
+	// and their number grows, which costs more than it gains.
+	Inflight int
+	// MaxAge is how long a claim may wait undecided before it is rejected. Too low:
+	// honest waits are cut off. Too high: buyers wait for answers they no longer
+	// want, and tentative units stay tentative for longer.
+	MaxAge time.Duration
+	// Linger is how long a SKU's goroutine outlives its last claim. Too low: every
+	// claim of a slow SKU pays for a goroutine and a call to the shield of its own to
+	// confirm it. Too high: goroutines of idle SKUs pile up.
+	Linger time.Duration
+	// DrainTimeout bounds the draining after Run's context ends. Too low: waiting
+	// buyers hear "shutting down" instead of a verdict. Too high: a stuck dependency
+	// keeps the process from ending.
+	DrainTimeout time.Duration
+	Logger       *slog.Logger
+	Registerer   prometheus.Registerer
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Capacity < 1:
+		return errors.New("queue: capacity must be at least 1")
+	case c.MaxBatch < 1 || c.MaxBatch > c.Capacity:
+		return errors.New("queue: max_batch must be 1..capacity")
+	case c.MaxWaiting < c.Capacity:
+		return errors.New("queue: max_waiting must not be below capacity")
+	case c.Inflight < 1:
+		return errors.New("queue: inflight must be at least 1")
+	case c.MaxAge <= 0 || c.Linger <= 0 || c.DrainTimeout <= 0:
+		return errors.New("queue: max_age, linger and drain timeout must be positive")
+	}
+	return nil
+}
+
+// Settler takes one batch from arrival to verdicts.
+type Settler interface {
+	// Settle returns one verdict per claim, in order. It calls admitted once the next
+	// batch of the SKU may enter, at the latest when it returns. Batches of one SKU
+	// enter one after the other, in FIFO order; up to Config.Inflight overlap.
+	Settle(ctx context.Context, sku string, claims []*sale.Claim, admitted func()) []sale.Verdict
+	// Remember keeps verdicts that nobody waits for.
+	Remember(ctx context.Context, claims []*sale.Claim, verdicts []sale.Verdict)
+	// Quiet is called when the SKU's goroutine is about to end.
+	Quiet(ctx context.Context, sku string)
+}
+
+const shardCount = 64
+
+// Queue is the set of all SKUs' lines. Its methods may be called by any goroutine.
+type Queue struct {
+	cfg     Config
+	settler Settler
+	log     *slog.Logger
+	seed    maphash.Seed
+	lanes   [shardCount]laneShard
+	index   index
+	waiting atomic.Int64
+
+	// hard ends what drains too slowly; every lane's calls run under it.
+	hard     context.Context
+	hardStop context.CancelFunc
+	wg       sync.WaitGroup
+	metrics  metrics
+}
+
+// laneShard guards the lanes of some of the SKUs. Accepting and closing share its
+// lock, so that no claim is accepted after the last look of a draining goroutine.
+type laneShard struct {
+	mu     sync.Mutex
+	closed bool
+	lanes  map[string]*lane
+}
+
+// New validates the configuration and starts nothing.
+func New(cfg Config, settler Settler) (*Queue, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if settler == nil {
+		return nil, errors.New("queue: a settler is needed")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	q := &Queue{cfg: cfg, settler: settler, log: cfg.Logger, seed: maphash.MakeSeed()}
+	q.hard, q.hardStop = context.WithCancel(context.Background())
+	for i := range q.lanes {
+		q.lanes[i].lanes = make(map[string]*lane)
+	}
+	q.index.init()
+	if err := q.metrics.register(cfg.Registerer, q); err != nil {
+		return nil, fmt.Errorf("queue: metrics: %w", err)
+	}
+	return q, nil
+}
+
+// Run blocks until ctx ends and every accepted claim has its verdict, or until
+// DrainTimeout has passed since, when what is left is answered ErrShuttingDown.
+func (q *Queue) Run(ctx context.Context) error {
+	<-ctx.Done()
+	for i := range q.lanes {
+		s := &q.lanes[i]
+		s.mu.Lock()
+		s.closed = true
+		for _, l := range s.lanes {
+			l.nudge()
+		}
+		s.mu.Unlock()
+	}
+	drained := make(chan struct{})
+	go func() { // joined below in either case
+		q.wg.Wait()
+		close(drained)
+	}()
+	defer q.hardStop()
+	late := time.NewTimer(q.cfg.DrainTimeout)
+	defer late.Stop()
+	select {
+	case <-drained:
+		return nil
+	case <-late.C:
+		q.hardStop()
+		<-drained
+		return errors.New("queue: the drain timeout ended before the last verdict")
+	}
+}
+
+// Join accepts the claim, or refuses with ErrQueueFull or ErrShuttingDown. It never
+// blocks. An accepted claim gets exactly one verdict through its ticket. A claim whose
+// id is already waiting here shares that claim's verdict. With async, nobody will read
+// the verdict: see Ticket.Detach.
+func (q *Queue) Join(c *sale.Claim, async bool) (*sale.Ticket, error) {
+	if t, joined, err := q.index.follow(c, async); joined || err != nil {
+		return t, err
+	}
+	if q.waiting.Add(1) > int64(q.cfg.MaxWaiting) {
+		q.waiting.Add(-1)
+		return nil, sale.ErrQueueFull
+	}
+	t, err := q.enqueue(c, async)
+	if err != nil {
+		q.waiting.Add(-1)
+		return nil, err
+	}
+	return t, nil
+}
+
+func (q *Queue) enqueue(c *sale.Claim, async bool) (*sale.Ticket, error) {
+	s := q.shard(c.SKU)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, sale.ErrShuttingDown
+	}
+	l := s.lanes[c.SKU]
+	if l == nil {
+		l = newLane(q, s, c.SKU)
+		s.lanes[c.SKU] = l
+		q.wg.Go(l.run)
+	}
+	if l.line.len() >= q.cfg.Capacity {
+		return nil, sale.ErrQueueFull
+	}
+	l.accepted++
+	t := sale.NewTicket(c, l.accepted, &l.taken)
+	if async {
+		t.Detach()
+	}
+	// The shard's lock is held, so the lane cannot take and resolve the ticket before
+	// the index knows it.
+	q.index.add(t)
+	l.line.push(t)
+	if l.line.len() == 1 {
+		l.nudge()
+	}
+	return t, nil
+}
+
+// Find returns the ticket of a claim that waits or is being decided here, or nil.
+func (q *Queue) Find(id sale.OrderID) *sale.Ticket { return q.index.find(id) }
+
+// Depth is the number of claims of the SKU that wait.
+func (q *Queue) Depth(sku string) int {
+	s := q.shard(sku)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.lanes[sku]; l != nil {
+		return l.line.len()
+	}
+	return 0
+}
+
+// Rate is how many verdicts a second the SKU's claims got of late; 0 when unknown.
+func (q *Queue) Rate(sku string) float64 {
+	s := q.shard(sku)
+	s.mu.Lock()
+	l := s.lanes[sku]
+	s.mu.Unlock()
+	if l == nil {
+		return 0
+	}
+	return l.pace.perSecond()
+}
+
+// Waiting is the number of claims that have no verdict yet, of all SKUs.
+func (q *Queue) Waiting() int64 { return q.waiting.Load() }
+
+func (q *Queue) shard(sku string) *laneShard {
+	return &q.lanes[maphash.String(q.seed, sku)%shardCount]
+}
+
+// resolve answers a ticket and everyone who joined it. Followers offered the same
+// payload, so an order that exists now is theirs too, as a repeat.
+func (q *Queue) resolve(t *sale.Ticket, v sale.Verdict) {
+	followers := q.index.remove(t)
+	t.Resolve(v)
+	if v.Outcome == sale.Reserved {
+		v.Outcome = sale.Duplicate
+	}
+	for _, f := range followers {
+		f.Resolve(v)
+	}
+	q.waiting.Add(-1)
+}
