@@ -1,0 +1,196 @@
+package testenv
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	_ "github.com/go-sql-driver/mysql" // the driver behind database/sql
+)
+
+// MariaDBServer is a mariadbd that flushes with every commit, and a database of the
+// test's own in it. Stop, Cont, Kill and the like are those of its process.
+type MariaDBServer struct {
+	*Process
+	DSN      string // root@tcp(127.0.0.1:port)/Database
+	Addr     string
+	Database string
+}
+
+var sharedMariaDB struct {
+	sync.Once
+	server *MariaDBServer
+	err    error
+}
+
+var databases atomic.Int64
+
+// MariaDB makes a fresh database in the server that all tests of this binary share
+// (started by the first one that asks, stopped by Main). A test that hurts the
+// server takes OwnMariaDB.
+func MariaDB(t testing.TB) *MariaDBServer {
+	t.Helper()
+	sharedMariaDB.Do(func() {
+		dir, err := newDir()
+		if err != nil {
+			sharedMariaDB.err = err
+			return
+		}
+		s, err := startMariaDB(dir, nil)
+		sharedMariaDB.server, sharedMariaDB.err = s, err
+		atExit(func() {
+			if s != nil {
+				s.Kill()
+			}
+			_ = os.RemoveAll(dir)
+		})
+	})
+	if sharedMariaDB.err != nil {
+		t.Fatal(sharedMariaDB.err)
+	}
+	return sharedMariaDB.server.fresh(t)
+}
+
+// OwnMariaDB starts a mariadbd for this test alone; extra are further server options
+// ("--innodb-lock-wait-timeout=1").
+func OwnMariaDB(t testing.TB, extra ...string) *MariaDBServer {
+	t.Helper()
+	s, err := startMariaDB(tempDir(t), extra)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.endOfTest(t) })
+	return s.fresh(t)
+}
+
+// fresh is the same server with a new empty database.
+func (s *MariaDBServer) fresh(t testing.TB) *MariaDBServer {
+	t.Helper()
+	name := "t" + strconv.FormatInt(databases.Add(1), 10)
+	s.exec(t, "CREATE DATABASE "+name)
+	t.Cleanup(func() {
+		if s == sharedMariaDB.server {
+			s.exec(t, "DROP DATABASE "+name)
+		}
+	})
+	return &MariaDBServer{Process: s.Process, Addr: s.Addr, Database: name, DSN: s.DSN + name}
+}
+
+func (s *MariaDBServer) exec(t testing.TB, query string) {
+	t.Helper()
+	db, err := sql.Open("mysql", s.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if _, err := db.ExecContext(ctx, query); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// Restart kills the server, if it runs, and starts it again on the same port and
+// data, as after a power cut of the process alone.
+func (s *MariaDBServer) Restart(t testing.TB) {
+	t.Helper()
+	s.Kill()
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.awaitReady(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *MariaDBServer) awaitReady() error {
+	db, err := sql.Open("mysql", "root@tcp("+s.Addr+")/")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	return s.await(90*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return db.PingContext(ctx)
+	})
+}
+
+func startMariaDB(dir string, extra []string) (*MariaDBServer, error) {
+	path, err := program("mariadbd", "mariadb-server")
+	if err != nil {
+		return nil, err
+	}
+	template, err := mariadbTemplate(path)
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(dir, "data")
+	if err := os.CopyFS(data, os.DirFS(template)); err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	// Durable as in production (a flush per commit), sized so that a load test does
+	// not measure checkpoints.
+	args := append([]string{
+		"--no-defaults", "--datadir=" + data, "--user=" + userName(),
+		"--bind-address=127.0.0.1", "--port=" + strconv.Itoa(port), "--socket=" + filepath.Join(dir, "s"),
+		"--pid-file=" + filepath.Join(dir, "pid"), "--skip-log-bin", "--skip-name-resolve",
+		"--max-connections=500", "--innodb-flush-log-at-trx-commit=1", "--innodb-log-file-size=256M",
+		"--innodb-buffer-pool-size=512M", "--innodb-fast-shutdown=1",
+	}, extra...)
+	name := "mariadb-" + strconv.Itoa(port)
+	p, err := startProcess(dir, name, Spec{Path: path, Args: args})
+	if err != nil {
+		return nil, err
+	}
+	s := &MariaDBServer{Process: p, Addr: loopback(port), DSN: "root@tcp(" + loopback(port) + ")/"}
+	if err := s.awaitReady(); err != nil {
+		p.Kill()
+		return nil, err
+	}
+	return s, nil
+}
+
+var versionPattern = regexp.MustCompile(`\d+\.\d+\.\d+`)
+
+// mariadbTemplate is an installed, empty data directory for this version of the
+// server: installing takes many seconds, copying does not.
+func mariadbTemplate(server string) (string, error) {
+	out, err := exec.Command(server, "--version").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", server, err)
+	}
+	install, err := program("mariadb-install-db", "mariadb-server")
+	if err != nil {
+		return "", err
+	}
+	return cached("mariadb-"+versionPattern.FindString(string(out)), func(path string) error {
+		cmd := exec.Command(install, "--no-defaults", "--datadir="+path, "--user="+userName(),
+			"--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=8M")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
+}
+
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "root"
+}

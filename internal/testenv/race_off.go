@@ -1,0 +1,6 @@
+//go:build !race
+
+package testenv
+
+// raceArgs builds the product like the test that starts it.
+var raceArgs []string
