@@ -82,3 +82,11 @@ func (o *Order) UnitPrice() int64 {
 	}
 	return o.Amount / o.Quantity
 }
+
+// Rejected is what a buyer who comes back later is shown of a claim that was refused.
+func Rejected(c *Claim, o Outcome) Order {
+	return Order{
+		ID: c.ID, SKU: c.SKU, User: c.User, Quantity: c.Quantity, Coupon: c.Coupon,
+		Status: StatusRejected, Reason: o.String(), Hash: c.Hash,
+	}
+}

@@ -1,0 +1,144 @@
+package checkout
+
+import (
+	"time"
+
+	"flashgate/sale"
+)
+
+// batch is the claims of one Settle call and how far each has come. The lists hold
+// indexes into claims; a claim is in at most one of them, or has its verdict. Settle's
+// goroutine owns it; while the unsure are being decided beside the commit, the two
+// sides touch the verdicts of different claims.
+type batch struct {
+	sku      *sale.SKU
+	claims   []*sale.Claim
+	verdicts []sale.Verdict
+	deadline time.Time
+
+	open     []int // not yet judged
+	admitted []int // the shield took units for them, out of segments
+	segments []int
+	around   []int // go to the ledger without the shield
+	unsure   []int // the shield cannot say; the ledger decides
+	refused  []int // refused, verdict set; those with a key may still be repeats
+
+	token   sale.BatchToken
+	settled bool          // the ledger answered for the admitted, or never saw them
+	left    map[int]int64 // what the ledger had left where it refused for stock
+}
+
+func newBatch(claims []*sale.Claim, maxAge time.Duration) *batch {
+	b := &batch{claims: claims, verdicts: make([]sale.Verdict, len(claims)), open: make([]int, len(claims))}
+	oldest := claims[0].QueuedAt
+	for i, c := range claims {
+		b.open[i] = i
+		oldest = min(oldest, c.QueuedAt)
+	}
+	b.deadline = time.UnixMilli(oldest).Add(maxAge)
+	return b
+}
+
+// fail answers every claim with the same failure.
+func (b *batch) fail(err error) []sale.Verdict {
+	for i := range b.verdicts {
+		b.verdicts[i] = failure(err)
+	}
+	return b.verdicts
+}
+
+func (b *batch) takeOpen() []int {
+	open := b.open
+	b.open = nil
+	return open
+}
+
+func (b *batch) pick(list []int) []*sale.Claim {
+	out := make([]*sale.Claim, len(list))
+	for k, i := range list {
+		out[k] = b.claims[i]
+	}
+	return out
+}
+
+func (b *batch) openClaims() []*sale.Claim {
+	if len(b.open) == len(b.claims) {
+		return b.claims
+	}
+	return b.pick(b.open)
+}
+
+// refuse records a refusal that a keyed claim may yet escape as a repeat.
+func (b *batch) refuse(i int, o sale.Outcome) {
+	b.verdicts[i] = sale.Verdict{Outcome: o}
+	b.refused = append(b.refused, i)
+}
+
+// keyed returns the ids of those claims in the list that gave a key.
+func (b *batch) keyed(list []int) []sale.OrderID {
+	var ids []sale.OrderID
+	for _, i := range list {
+		if b.claims[i].Keyed {
+			ids = append(ids, b.claims[i].ID)
+		}
+	}
+	return ids
+}
+
+// repeat answers a claim whose order exists: duplicate, or conflict when the payload
+// differs.
+func (b *batch) repeat(i int, found map[sale.OrderID]sale.Order) bool {
+	o, ok := found[b.claims[i].ID]
+	if !ok {
+		return false
+	}
+	if o.Hash != b.claims[i].Hash {
+		b.verdicts[i] = sale.Verdict{Outcome: sale.Conflict}
+	} else {
+		b.verdicts[i] = sale.Verdict{Outcome: sale.Duplicate, Order: &o}
+	}
+	return true
+}
+
+func (b *batch) allSoldOut() bool {
+	for _, i := range b.refused {
+		if b.verdicts[i].Outcome != sale.SoldOut {
+			return false
+		}
+	}
+	return true
+}
+
+// adopt takes over the ledger's verdicts for the claims in the list.
+func (b *batch) adopt(list []int, res sale.CommitResult, err error) {
+	for k, i := range list {
+		if err != nil {
+			b.verdicts[i] = failure(err)
+		} else {
+			b.verdicts[i] = res.Verdicts[k]
+		}
+	}
+}
+
+// settlements is what the shield has to learn of this batch: which claims it admitted
+// the ledger refused, and how much the ledger had left where it refused for stock.
+func (b *batch) settlements() []sale.Settlement {
+	first := sale.Settlement{Token: b.token, LedgerLeft: -1}
+	for k, i := range b.admitted {
+		o := b.verdicts[i].Outcome
+		if o == sale.Reserved {
+			continue
+		}
+		first.Refused = append(first.Refused, sale.Refused{
+			ID: b.claims[i].ID, User: b.claims[i].User, Quantity: b.claims[i].Quantity,
+			Segment: b.segments[k],
+			Restock: o != sale.SoldOut,
+			Keep:    o == sale.Duplicate || o == sale.Conflict,
+		})
+	}
+	out := []sale.Settlement{first}
+	for segment, left := range b.left {
+		out = append(out, sale.Settlement{LedgerLeft: left, Segment: segment})
+	}
+	return out
+}

@@ -1,0 +1,191 @@
+// Package checkout takes one batch of one SKU from arrival to verdicts: through the
+// shield or around it, then into the ledger. Settle reads like DESIGN.md section 3.
+package checkout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"flashgate/sale"
+)
+
+// Shield is the fast, untrusted copy of who has bought and how much is left.
+type Shield interface {
+	// Deduct returns an error when it is not known what the shield did; the same
+	// claims may then go around it, under the same ids.
+	Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (sale.Deduction, error)
+	Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settlement) error
+	Rebuild(ctx context.Context, sku *sale.SKU) error
+	Distrust(sku string, since int64)
+	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error
+}
+
+// Ledger is the truth.
+type Ledger interface {
+	Now() int64
+	SKU(ctx context.Context, name string) (*sale.SKU, error)
+	// Commit decides the batch; an error means that nothing is known to be decided.
+	Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult, error)
+	// Find returns the orders that exist among the ids.
+	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
+	// FindExhausted does so for a SKU that is said to be sold out, and reports whether
+	// the ledger itself has nothing left of it. When it has, the orders are not
+	// looked up.
+	FindExhausted(ctx context.Context, sku string, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, exhausted bool, err error)
+}
+
+// Breaker runs calls to one dependency, or refuses them with sale.ErrUnavailable.
+type Breaker interface {
+	Do(ctx context.Context, call func(context.Context) error) error
+	// Usable reports whether a call would be tried now.
+	Usable() bool
+}
+
+// Throttle holds back what goes around the shield.
+type Throttle interface {
+	// Wait returns when n claims may go on. When that would be later than the
+	// deadline it returns sale.ErrDegraded at once.
+	Wait(ctx context.Context, n int, deadline time.Time) error
+}
+
+// Stats counts refusals.
+type Stats interface {
+	Count(sku string, outcome sale.Outcome, n int)
+}
+
+// Config holds the knobs of a Checkout.
+type Config struct {
+	// MaxAge is queue.max_age: what the oldest claim of a batch may wait in all.
+	MaxAge time.Duration
+	// VerdictTTL is how long the refusal of a claim nobody waited for is remembered.
+	// Too low: buyers who come back late hear 404. Too high: the shield's memory
+	// fills with old refusals.
+	VerdictTTL time.Duration
+	// SoldOutMin and SoldOutMax bound how long "sold out" is answered from memory
+	// before it is looked at again. Too low: losers reach the shield. Too high:
+	// returned units stay hidden.
+	SoldOutMin, SoldOutMax time.Duration
+	// Rebuilders is how many SKUs' shields are loaded at a time. Too low: many SKUs
+	// that lost their shield at once stay throttled for long. Too high: loading
+	// competes with selling for the ledger.
+	Rebuilders int
+	// LimitChecks is how many limit refusals a second are held against the ledger
+	// (repair rule d). Too low: a buyer whom the shield wrongs waits for a rebuild.
+	// Too high: buyers at their limit load the ledger.
+	LimitChecks float64
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer
+}
+
+// Deps are what a Checkout works with. Stats may be nil.
+type Deps struct {
+	Shield        Shield
+	Ledger        Ledger
+	ShieldBreaker Breaker
+	LedgerBreaker Breaker
+	Around        Throttle
+	Stats         Stats
+}
+
+// Checkout settles batches. Its methods may be called by any goroutine.
+type Checkout struct {
+	cfg Config
+	Deps
+	log         *slog.Logger
+	memos       sync.Map // SKU name -> *memo
+	rebuilds    rebuilds
+	limitChecks *rate.Limiter
+	metrics     metrics
+}
+
+// New validates and starts nothing.
+func New(cfg Config, deps Deps) (*Checkout, error) {
+	switch {
+	case cfg.MaxAge <= 0 || cfg.VerdictTTL <= 0:
+		return nil, errors.New("checkout: max_age and verdict_ttl must be positive")
+	case cfg.SoldOutMin <= 0 || cfg.SoldOutMax < cfg.SoldOutMin:
+		return nil, errors.New("checkout: the sold-out memory needs 0 < min <= max")
+	case cfg.Rebuilders < 1:
+		return nil, errors.New("checkout: at least one rebuilder is needed")
+	case deps.Shield == nil || deps.Ledger == nil || deps.ShieldBreaker == nil || deps.LedgerBreaker == nil || deps.Around == nil:
+		return nil, errors.New("checkout: a dependency is missing")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Checkout{cfg: cfg, Deps: deps, log: cfg.Logger,
+		limitChecks: rate.NewLimiter(rate.Limit(cfg.LimitChecks), max(1, int(cfg.LimitChecks)))}
+	c.rebuilds.init()
+	if err := c.metrics.register(cfg.Registerer); err != nil {
+		return nil, fmt.Errorf("checkout: metrics: %w", err)
+	}
+	return c, nil
+}
+
+// Run loads the shields that batches found missing, and forgets SKUs that went quiet,
+// until ctx ends.
+func (c *Checkout) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range c.cfg.Rebuilders {
+		wg.Go(func() { c.rebuild(ctx) })
+	}
+	sweep := time.NewTicker(10 * time.Second)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			return nil
+		case <-sweep.C:
+			c.sweep()
+		}
+	}
+}
+
+// Distrusted is told when the shield came back after it had been away: what it holds
+// is older than what went around it meanwhile, so every SKU is loaded anew before its
+// batches go through it again.
+func (c *Checkout) Distrusted() { c.Shield.Distrust("", c.Ledger.Now()) }
+
+// Quiet tells the shield what it has not learnt yet of a SKU whose goroutine ends.
+func (c *Checkout) Quiet(ctx context.Context, name string) {
+	m := c.memoOf(name)
+	settled := m.take()
+	if len(settled) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.MaxAge)
+	defer cancel()
+	sku, err := c.Ledger.SKU(ctx, name)
+	if err == nil {
+		err = c.ShieldBreaker.Do(ctx, func(ctx context.Context) error { return c.Shield.Settle(ctx, sku, settled) })
+	}
+	if err != nil {
+		// What the shield does not learn here stays tentative; the reconciler finds
+		// the orders in the ledger and confirms them.
+		c.log.Debug("shield not told of settled batches", "sku", name, "batches", len(settled), "err", err)
+	}
+}
+
+// Remember keeps refusals that nobody waited for where any gateway can find them.
+func (c *Checkout) Remember(ctx context.Context, claims []*sale.Claim, verdicts []sale.Verdict) {
+	orders := make([]sale.Order, len(claims))
+	for i, cl := range claims {
+		orders[i] = sale.Rejected(cl, verdicts[i].Outcome)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.MaxAge)
+	defer cancel()
+	err := c.ShieldBreaker.Do(ctx, func(ctx context.Context) error {
+		return c.Shield.Remember(ctx, orders, c.cfg.VerdictTTL)
+	})
+	if err != nil {
+		c.log.Debug("verdicts not remembered", "claims", len(claims), "err", err)
+	}
+}

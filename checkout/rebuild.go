@@ -1,0 +1,108 @@
+package checkout
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// rebuildPause is the least time between two attempts at one SKU, so that a shield
+// that cannot be loaded is not loaded in a loop.
+const rebuildPause = 200 * time.Millisecond
+
+// rebuilds is the set of SKUs whose shield wants loading, in the order asked for.
+type rebuilds struct {
+	mu      sync.Mutex
+	line    []string
+	pending map[string]bool // in line or being loaded
+	again   map[string]time.Time
+	wake    chan struct{}
+}
+
+func (r *rebuilds) init() {
+	r.pending = make(map[string]bool)
+	r.again = make(map[string]time.Time)
+	r.wake = make(chan struct{}, 1)
+}
+
+// want asks for a SKU's shield to be loaded; asking again while it is changes nothing.
+func (r *rebuilds) want(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending[name] || time.Now().Before(r.again[name]) {
+		return
+	}
+	r.pending[name] = true
+	r.line = append(r.line, name)
+	r.nudge()
+}
+
+func (r *rebuilds) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *rebuilds) next() (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.line) == 0 {
+		return "", false
+	}
+	name := r.line[0]
+	r.line = r.line[1:]
+	if len(r.line) > 0 {
+		r.nudge()
+	}
+	return name, true
+}
+
+func (r *rebuilds) done(name string, failed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pending, name)
+	now := time.Now()
+	for k, t := range r.again {
+		if now.After(t) {
+			delete(r.again, k)
+		}
+	}
+	if failed {
+		r.again[name] = now.Add(rebuildPause)
+	}
+}
+
+// rebuild loads shields, one at a time, until ctx ends.
+func (c *Checkout) rebuild(ctx context.Context) {
+	for {
+		name, ok := c.rebuilds.next()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.rebuilds.wake:
+				continue
+			}
+		}
+		err := c.load(ctx, name)
+		c.rebuilds.done(name, err != nil)
+		if err != nil && ctx.Err() == nil {
+			c.log.Warn("shield not loaded", "sku", name, "err", err)
+		}
+	}
+}
+
+func (c *Checkout) load(ctx context.Context, name string) error {
+	sku, err := c.Ledger.SKU(ctx, name)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := c.Shield.Rebuild(ctx, sku); err != nil {
+		return err
+	}
+	c.metrics.rebuilt.Inc()
+	c.log.Info("shield loaded", "sku", name, "took", time.Since(began))
+	return nil
+}
