@@ -16,12 +16,12 @@ const quiet = 100 * time.Millisecond
 // networks do. Its methods may be called at any time.
 type Proxy struct {
 	Addr   string
-	target string
 	lis    net.Listener
 	wg     sync.WaitGroup
 	closed chan struct{}
 
 	mu     sync.Mutex
+	target string
 	links  map[*link]struct{}
 	refuse bool
 	resume chan struct{} // non-nil while paused; closed by Resume
@@ -64,6 +64,14 @@ func NewProxy(t testing.TB, target string) *Proxy {
 		p.wg.Wait()
 	})
 	return p
+}
+
+// Retarget sends connections made from now on to another server, as a failover does;
+// Cut ends those that stand.
+func (p *Proxy) Retarget(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
 }
 
 // Cut drops all connections; new ones are accepted.
@@ -161,12 +169,12 @@ func (p *Proxy) serve(client net.Conn) {
 	defer p.wg.Done()
 	defer func() { _ = client.Close() }()
 	p.mu.Lock()
-	refuse := p.refuse
+	refuse, target := p.refuse, p.target
 	p.mu.Unlock()
 	if refuse || !p.gate(0) {
 		return
 	}
-	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	server, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		return
 	}
