@@ -62,6 +62,9 @@ type Order struct {
 	ReservedAt int64 // Unix ms, ledger's clock
 	PayBy      int64 // Unix ms, ledger's clock
 	Version    int64 // rises with every change of status, from 1
+	// Payment is the payment event that a KindPaymentRefund event is about: two
+	// refunds of one order differ by it. Empty everywhere else.
+	Payment string
 }
 
 // NewOrder is the order that a claim becomes when it is reserved at the time now out
