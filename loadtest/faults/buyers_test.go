@@ -143,3 +143,10 @@ func noErrors(t testing.TB, answers []answer) {
 		t.Errorf("and %d more", bad-5)
 	}
 }
+
+// refusedConnection reports errors of a client that met a closed port or a connection
+// that was closed while it was idle: the request was never accepted.
+func refusedConnection(err error) bool {
+	s := err.Error()
+	return strings.Contains(s, "connection refused") || strings.Contains(s, "EOF") || strings.Contains(s, "connection reset")
+}
