@@ -1,0 +1,193 @@
+package results
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config says which NATS to talk to, and how.
+type Config struct {
+	// URL is one or several nats:// or tls:// addresses, comma-separated.
+	URL string
+	// Embedded, when set, is a server in this process, and URL is not used.
+	Embedded *Embedded
+	// CredsFile and CAFile are optional: NATS credentials, and the certificates that
+	// the server's is checked against.
+	CredsFile string
+	CAFile    string
+	// Name is shown in the server's list of connections.
+	Name string
+
+	Streams StreamConfig
+
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+const (
+	// A dial, a write or a flush that takes longer than this is a dead connection.
+	// Too low drops connections that are merely busy; too high hides a frozen server.
+	ioTimeout = 2 * time.Second
+	// A server that has not answered two pings in a row is gone.
+	pingInterval = 2 * time.Second
+	// Soon enough that NATS is used again well within five seconds of its return.
+	reconnectWait   = 250 * time.Millisecond
+	reconnectJitter = 250 * time.Millisecond
+	// How often streams that could not be ensured are tried again.
+	ensureEvery = time.Second
+)
+
+// Conn is a connection to NATS that is never given up: the server may be away when
+// it is made and at any time after. It may be used by any number of goroutines.
+type Conn struct {
+	cfg     Config
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	ensured atomic.Bool
+	up      chan struct{} // holds one token per (re)connection not yet looked at
+	closed  chan struct{} // closed by the client library's last callback
+}
+
+// Connect begins to connect and returns at once; an error means that the
+// configuration is wrong, never that the server is away. Close ends it.
+func Connect(cfg Config) (*Conn, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Embedded == nil && cfg.URL == "" {
+		return nil, errors.New("nats.url is empty")
+	}
+	if err := cfg.Streams.validate(); err != nil {
+		return nil, err
+	}
+	c := &Conn{cfg: cfg, up: make(chan struct{}, 1), closed: make(chan struct{})}
+	nc, err := nats.Connect(cfg.URL, c.options()...)
+	if err != nil {
+		return nil, fmt.Errorf("nats: %w", err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	c.nc, c.js = nc, js
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "flashgate_nats_connected", Help: "1 while NATS is connected.",
+		}, func() float64 {
+			if c.Connected() {
+				return 1
+			}
+			return 0
+		}))
+	}
+	return c, nil
+}
+
+func (c *Conn) options() []nats.Option {
+	log := c.cfg.Log
+	wake := func() {
+		select {
+		case c.up <- struct{}{}:
+		default:
+		}
+	}
+	opts := []nats.Option{
+		nats.Name(c.cfg.Name),
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
+		// Nothing is held back for a later connection: what could not be sent now is
+		// in the outbox, and a copy sent minutes later would only come twice.
+		nats.ReconnectBufSize(-1),
+		nats.Timeout(ioTimeout), nats.FlusherTimeout(ioTimeout), nats.ReconnectOnFlusherError(),
+		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2),
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			log.Info("nats connected", "url", nc.ConnectedUrlRedacted())
+			wake()
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("nats reconnected", "url", nc.ConnectedUrlRedacted())
+			wake()
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("nats disconnected", "err", err)
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("nats", "err", err)
+		}),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+	}
+	if c.cfg.Embedded != nil {
+		opts = append(opts, nats.InProcessServer(c.cfg.Embedded.srv))
+	}
+	if c.cfg.CredsFile != "" {
+		opts = append(opts, nats.UserCredentials(c.cfg.CredsFile))
+	}
+	if c.cfg.CAFile != "" {
+		opts = append(opts, nats.RootCAs(c.cfg.CAFile))
+	}
+	return opts
+}
+
+// Run keeps the streams in being: it ensures them whenever a connection has come
+// about (a server may have come back without its store), until ctx ends.
+func (c *Conn) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.up:
+		}
+		for c.Connected() {
+			err := c.EnsureStreams(ctx)
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			c.cfg.Log.Warn("the streams cannot be ensured yet", "err", err)
+			timer := time.NewTimer(ensureEvery)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return nil
+			case <-timer.C:
+			}
+		}
+	}
+}
+
+// Connected reports whether there is a connection now.
+func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+
+// Ready reports whether the streams have been ensured since the start.
+func (c *Conn) Ready() bool { return c.ensured.Load() }
+
+// Ping proves that NATS answers and that the results stream can be published to.
+func (c *Conn) Ping(ctx context.Context) error {
+	if !c.Connected() {
+		return fmt.Errorf("nats: %w", nats.ErrDisconnected)
+	}
+	if _, err := c.js.Stream(ctx, Stream); err != nil {
+		return fmt.Errorf("nats stream %s: %w", Stream, err)
+	}
+	return nil
+}
+
+// Close ends the connection and returns when its last callback has run. What uses
+// the connection must have ended.
+func (c *Conn) Close() {
+	c.nc.Close()
+	<-c.closed
+}

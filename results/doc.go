@@ -1,0 +1,22 @@
+// Package results tells the world what became of orders: it encodes the events of the
+// outbox, publishes them on NATS JetStream right after their commit (Publisher) or
+// later, in row order per SKU, until they are acknowledged (Relay), and counts
+// refusals for whoever watches (Stats). It is the only package that knows NATS, and
+// the whole of it may be away without harm: the outbox keeps what is not
+// acknowledged.
+//
+// A message is a JSON array of CloudEvents 1.0, all of one SKU and kind, in stream
+// FLASHGATE:
+//
+//	kind              subject                           event type                  event id
+//	results.<status>  flashgate.results.<sku>.<status>  flashgate.order.<status>    <order_id>/<status>
+//	coupons.redeem    flashgate.coupons.redeem          flashgate.coupon.redeem     <order_id>/coupon_redeem
+//	inventory.deduct  flashgate.inventory.deduct        flashgate.inventory.deduct  <order_id>/inventory_deduct
+//	inventory.return  flashgate.inventory.return        flashgate.inventory.return  <order_id>/inventory_return
+//	payments.refund   flashgate.payments.refund         flashgate.payment.refund    <order_id>/payment_refund/<payment event id>
+//
+// An event id is the same however often the event is delivered, and no two events
+// share one: an order takes each status at most once, and can be refunded once per
+// payment event. Delivery is at least once; within the duplicate window the stream
+// itself drops repeats by Nats-Msg-Id.
+package results
