@@ -54,4 +54,4 @@ lint: ## gofmt, go vet, staticcheck
 
 bench: ## orders per second beside a bare server, on this machine
 	@sh internal/testenv/install.sh $(BENCH_DEBS)
-	$(GO) run ./loadtest/bench $(BENCH_FLAGS)
+	$(GO) test -tags bench -count 1 -run TestBench -v -timeout 60m ./loadtest/bench $(BENCH_FLAGS)

@@ -1,0 +1,328 @@
+//go:build bench
+
+package bench
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	_ "github.com/go-sql-driver/mysql"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"flashgate/internal/testenv"
+)
+
+var (
+	rounds      = flag.Int("rounds", 5, "interleaved rounds")
+	seconds     = flag.Int("seconds", 4, "seconds per measurement")
+	connections = flag.Int("connections", 512, "connections of the load generator")
+	profile     = flag.String("profile", "", "write the gateway's CPU profile of one reserving run to this file")
+)
+
+const key = "bench-bench-bench-bench"
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// rig is the installation under test and the bare server beside it.
+type rig struct {
+	t       *testing.T
+	maria   *testenv.MariaDBServer
+	nats    *testenv.NATSServer
+	db      *sql.DB
+	gateway *testenv.Process
+	url     string
+	admin   string
+	bare    *testenv.Process
+	bareURL string
+}
+
+func newRig(t *testing.T) *rig {
+	r := &rig{t: t, maria: testenv.OwnMariaDB(t), nats: testenv.NATS(t)}
+	redis := testenv.Redis(t)
+	bin := filepath.Join(t.TempDir(), "flashgate")
+	bare := filepath.Join(t.TempDir(), "bare")
+	for path, pkg := range map[string]string{bin: "flashgate", bare: "flashgate/loadtest/bare"} {
+		if out, err := exec.Command("go", "build", "-o", path, pkg).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	port, admin, barePort := testenv.Port(t), testenv.Port(t), testenv.Port(t)
+	env := []string{
+		"FLASHGATE_REDIS__ADDRS=" + redis.Addr, "FLASHGATE_LEDGER__DSN=" + r.maria.DSN, "FLASHGATE_NATS__URL=" + r.nats.URL,
+		"FLASHGATE_ADMIN__KEY=" + key, "FLASHGATE_AUTH__MODE=header", "FLASHGATE_SERVER__TRUSTED_PROXIES=127.0.0.0/8",
+		"FLASHGATE_LIMITS__USER__RATE=0", "FLASHGATE_LOG__LEVEL=warn",
+		fmt.Sprintf("FLASHGATE_SERVER__LISTEN=127.0.0.1:%d", port), fmt.Sprintf("FLASHGATE_ADMIN__LISTEN=127.0.0.1:%d", admin),
+	}
+	migrate := exec.Command(bin, "migrate")
+	migrate.Env = append(os.Environ(), env...)
+	if out, err := migrate.CombinedOutput(); err != nil {
+		t.Fatalf("migrate: %v\n%s", err, out)
+	}
+	r.url, r.admin, r.bareURL = fmt.Sprintf("http://127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", admin), fmt.Sprintf("http://127.0.0.1:%d", barePort)
+	r.gateway = testenv.StartProcess(t, "gateway", testenv.Spec{Path: bin, Args: []string{"serve"}, Env: env})
+	r.bare = testenv.StartProcess(t, "bare", testenv.Spec{Path: bare, Args: []string{fmt.Sprintf("127.0.0.1:%d", barePort)}})
+	var err error
+	if r.db, err = sql.Open("mysql", r.maria.DSN); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.db.Close(); http.DefaultClient.CloseIdleConnections() })
+	testenv.Eventually(t, 30*time.Second, func() bool {
+		a, errA := http.Get(r.url + "/readyz")
+		b, errB := http.Get(r.bareURL + "/")
+		if errA == nil {
+			_ = a.Body.Close()
+		}
+		if errB == nil {
+			_ = b.Body.Close()
+		}
+		return errA == nil && errB == nil && a.StatusCode == 200
+	}, "both servers answer")
+	return r
+}
+
+func (r *rig) put(sku string, total int64) {
+	r.t.Helper()
+	body, _ := json.Marshal(map[string]any{"total": total, "unit_price": 4999, "currency": "EUR", "title": "bench"})
+	req, _ := http.NewRequest("PUT", r.admin+"/v1/skus/"+sku, bytes.NewReader(body))
+	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Content-Type", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode > 201 {
+		r.t.Fatalf("PUT %s: %d", sku, res.StatusCode)
+	}
+}
+
+func (r *rig) orders() (n int64) {
+	r.t.Helper()
+	if err := r.db.QueryRow("SELECT COUNT(*) FROM orders").Scan(&n); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// published counts the events on the results stream, from a stream sequence on.
+func (r *rig) published(from uint64) (events int64, next uint64) {
+	r.t.Helper()
+	nc, err := nats.Connect(r.nats.URL)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer nc.Close()
+	js, _ := jetstream.New(nc)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s, err := js.Stream(ctx, "FLASHGATE")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	last := s.CachedInfo().State.LastSeq
+	if last < from {
+		return 0, last + 1
+	}
+	cons, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(1, from)})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for {
+		batch, err := cons.Fetch(200, jetstream.FetchMaxWait(5*time.Second))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for msg := range batch.Messages() {
+			events += int64(bytes.Count(msg.Data(), []byte(`"specversion"`)))
+			if meta, err := msg.Metadata(); err == nil && meta.Sequence.Stream >= last {
+				return events, last + 1
+			}
+		}
+	}
+}
+
+// measure runs one load against a process and adds the processor time it cost.
+func (r *rig) measure(p *testenv.Process, script, url string, env ...string) load {
+	r.t.Helper()
+	before := cpuTime(p.Pid())
+	l, err := runWrk(script, url, time.Duration(*seconds)*time.Second, *connections, env...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	l.cpu = cpuTime(p.Pid()) - before
+	return l
+}
+
+// reserve measures (b) and holds it to account: every answer a yes, every yes a row,
+// every row an event within a second.
+func (r *rig) reserve(env ...string) load {
+	r.t.Helper()
+	rows := r.orders()
+	_, seq := r.published(1 << 62)
+	l := r.measure(r.gateway, "order.lua", r.url, env...)
+	<-time.After(time.Second)
+	made := r.orders() - rows
+	events, _ := r.published(seq)
+	if l.refused != 0 {
+		r.t.Errorf("%d of %d purchases were not reserved", l.refused, l.requests)
+	}
+	// Up to one order per connection was under way when the generator stopped.
+	if made < l.requests || made > l.requests+int64(*connections) {
+		r.t.Errorf("%d answers, %d rows", l.requests, made)
+	}
+	if events < made {
+		r.t.Errorf("%d rows, %d events a second after the end", made, events)
+	}
+	return l
+}
+
+func TestBench(t *testing.T) {
+	r := newRig(t)
+	series := map[string][]load{}
+	for round := range *rounds {
+		r.put("bench", 1_000_000_000)
+		run(t, r, "warm", func() load { return r.measure(r.gateway, "order.lua", r.url) }, nil)
+		<-time.After(1500 * time.Millisecond)
+		run(t, r, "bare", func() load { return r.measure(r.bare, "order.lua", r.bareURL) }, series)
+		if *profile != "" && round == 1 {
+			go r.profileCPU(*profile)
+		}
+		run(t, r, "reserved", func() load { return r.reserve() }, series)
+		sold := r.sold("bench")
+		r.put("bench", sold)
+		run(t, r, "warm", func() load { return r.measure(r.gateway, "order.lua", r.url) }, nil)
+		for name, script := range map[string]string{"soldout": "order.lua", "soldout-keyed": "keyed.lua"} {
+			run(t, r, name, func() load {
+				l := r.measure(r.gateway, script, r.url)
+				if l.refused != l.requests {
+					t.Errorf("%s: %d of %d purchases were refused", name, l.refused, l.requests)
+				}
+				return l
+			}, series)
+		}
+		if again := r.sold("bench"); again != sold {
+			t.Errorf("%d units were sold after the SKU was sold out", again-sold)
+		}
+	}
+	report(t, series)
+}
+
+func run(t *testing.T, r *rig, name string, fn func() load, series map[string][]load) {
+	t.Helper()
+	l := fn()
+	if series == nil {
+		return
+	}
+	series[name] = append(series[name], l)
+	t.Logf("%-14s %8.0f/s  p50 %v  p99 %v  cpu %.1fus each", name, l.perSecond, l.p50, l.p99, perRequest(l))
+}
+
+func perRequest(l load) float64 { return float64(l.cpu.Microseconds()) / float64(l.requests) }
+
+func (r *rig) sold(sku string) (n int64) {
+	r.t.Helper()
+	if err := r.db.QueryRow("SELECT SUM(sold) FROM stock WHERE sku = ?", sku).Scan(&n); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+func (r *rig) profileCPU(path string) {
+	req, _ := http.NewRequest("GET", fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", r.admin, max(1, *seconds-1)), nil)
+	req.Header.Set("Authorization", "Bearer "+key)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return
+	}
+	defer func() { _ = res.Body.Close() }()
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(res.Body)
+	_ = os.WriteFile(path, b.Bytes(), 0o644)
+}
+
+// result is one line of loadtest/results.ndjson.
+type result struct {
+	At          string             `json:"at"`
+	Commit      string             `json:"commit"`
+	Machine     string             `json:"machine"`
+	Connections int                `json:"connections"`
+	Rounds      int                `json:"rounds"`
+	Seconds     int                `json:"seconds"`
+	PerSecond   map[string]float64 `json:"per_second"`
+	Ratio       map[string]float64 `json:"ratio_to_bare"`
+	CPU         map[string]float64 `json:"cpu_us"`
+	P99         map[string]float64 `json:"p99_ms"`
+}
+
+// report prints medians, and ratios taken round by round, and appends them to the
+// results.
+func report(t *testing.T, series map[string][]load) {
+	res := result{
+		At: time.Now().UTC().Format(time.RFC3339), Commit: commit(), Machine: machine(),
+		Connections: *connections, Rounds: *rounds, Seconds: *seconds,
+		PerSecond: map[string]float64{}, Ratio: map[string]float64{}, CPU: map[string]float64{}, P99: map[string]float64{},
+	}
+	bare := series["bare"]
+	fmt.Printf("%-14s %10s %8s %10s %10s\n", "median of", "req/s", "ratio", "cpu us", "p99 ms")
+	for _, name := range []string{"bare", "reserved", "soldout", "soldout-keyed"} {
+		var rate, ratio, cpu, p99 []float64
+		for i, l := range series[name] {
+			rate, cpu, p99 = append(rate, l.perSecond), append(cpu, perRequest(l)), append(p99, float64(l.p99.Microseconds())/1000)
+			ratio = append(ratio, l.perSecond/bare[i].perSecond)
+		}
+		res.PerSecond[name], res.Ratio[name], res.CPU[name], res.P99[name] = median(rate), median(ratio), median(cpu), median(p99)
+		fmt.Printf("%-14s %10.0f %8.3f %10.1f %10.1f\n", name, median(rate), median(ratio), median(cpu), median(p99))
+	}
+	line, _ := json.Marshal(res)
+	f, err := os.OpenFile(filepath.Join("..", "results.ndjson"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.Write(append(line, '\n')); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	if len(s) == 0 {
+		return 0
+	}
+	return s[len(s)/2]
+}
+
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func machine() string {
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if v, ok := strings.CutPrefix(line, "model name"); ok {
+				model = strings.TrimSpace(strings.TrimLeft(v, "\t :"))
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%s, %d cores, %s", model, runtime.NumCPU(), runtime.GOOS)
+}
