@@ -12,7 +12,7 @@ end
 function init(args)
   run = os.time() .. "-" .. id .. "-"
   for i = 1, 20000 do
-    heads[i] = "POST /v1/skus/bench/orders HTTP/1.1\r\nHost: " .. wrk.host ..
+    heads[i] = "POST /v1/skus/" .. (os.getenv("SKU") or "bench") .. "/orders HTTP/1.1\r\nHost: " .. wrk.host ..
       "\r\nContent-Type: application/json\r\nContent-Length: 14\r\nX-User-ID: " ..
       string.format("buyer-%d-%06d", id, i) .. "\r\nIdempotency-Key: " .. run
   end

@@ -1,6 +1,7 @@
 -- Purchases of one unit by many buyers, without Idempotency-Key. The requests are
 -- made beforehand, so that the generator costs the same for every server. With the
--- environment variable SKUS=n they go to the SKUs bench-0 .. bench-(n-1) at random.
+-- environment variable SKU they go to that SKU, with SKUS=n to the SKUs bench-0 ..
+-- bench-(n-1) at random.
 local requests = {}
 local next = 0
 local threads = 0
@@ -14,7 +15,7 @@ function init(args)
   math.randomseed(id + 1)
   local skus = tonumber(os.getenv("SKUS") or "1")
   for i = 1, 20000 do
-    local sku = "bench"
+    local sku = os.getenv("SKU") or "bench"
     if skus > 1 then sku = "bench-" .. math.random(0, skus - 1) end
     requests[i] = wrk.format("POST", "/v1/skus/" .. sku .. "/orders", {
       ["Content-Type"] = "application/json",

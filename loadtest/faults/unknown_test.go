@@ -66,9 +66,11 @@ func TestRepeatAfterItsGatewayDied(t *testing.T) {
 				t.Fatalf("%s: %+v", sku, a)
 			}
 		},
-		"paused":  func(sku string) { c.operate("PATCH", "/v1/skus/"+sku, map[string]any{"state": "paused"}) },
-		"closed":  func(sku string) { c.operate("PATCH", "/v1/skus/"+sku, map[string]any{"state": "closed"}) },
-		"over":    func(sku string) { c.operate("PATCH", "/v1/skus/"+sku, map[string]any{"closes_at": "2020-01-01T00:00:00Z"}) },
+		"paused": func(sku string) { c.operate("PATCH", "/v1/skus/"+sku, map[string]any{"state": "paused"}) },
+		"closed": func(sku string) { c.operate("PATCH", "/v1/skus/"+sku, map[string]any{"state": "closed"}) },
+		"over": func(sku string) {
+			c.operate("PATCH", "/v1/skus/"+sku, map[string]any{"closes_at": "2020-01-01T00:00:00Z"})
+		},
 		"flushed": func(string) { c.redis.FlushAll(t) },
 		"cold":    func(sku string) { c.operate("PATCH", "/v1/skus/"+sku, map[string]any{"heat": "cold"}) },
 	}
