@@ -1,0 +1,203 @@
+package gateway
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/golang-jwt/jwt/v5"
+
+	"flashgate/sale"
+)
+
+// The ways in which buyers say who they are.
+const (
+	AuthJWT    = "jwt"
+	AuthHeader = "header"
+)
+
+// Auth says how buyers are known.
+type Auth struct {
+	// Mode is AuthJWT or AuthHeader. The latter takes X-User-ID from trusted proxies,
+	// and from nobody else.
+	Mode string
+	JWT  JWT
+}
+
+// JWT says which tokens are genuine. Exactly one of Secret and PublicKey is set, and
+// the kind of key alone decides which algorithms count: a token cannot choose another.
+type JWT struct {
+	Secret    string // HS256, HS384, HS512
+	PublicKey string // PEM: RS and PS, ES or EdDSA
+	Issuer    string // required "iss", when set
+	Audience  string // required "aud", when set
+	// RequireExpiry refuses tokens without "exp"; one that is there always counts.
+	RequireExpiry bool
+	// Leeway is how far clocks may differ. Too low: fresh tokens are refused by a
+	// gateway whose clock is behind. Too high: expired ones live on. Default 30s.
+	Leeway time.Duration
+}
+
+// authenticator tells who a buyer is. The user is a view into the request or a string
+// of its own, and is valid as a user id; "" means that it is not known who it is.
+type authenticator interface {
+	user(id *identity) string
+}
+
+// identity is what a request says about its buyer.
+type identity struct {
+	peer          netip.Addr
+	authorization string
+	userID        string
+}
+
+func newAuthenticator(cfg Auth, trusted proxies) (authenticator, error) {
+	switch cfg.Mode {
+	case AuthHeader:
+		if len(trusted) == 0 {
+			return nil, errors.New("auth mode header needs trusted proxies")
+		}
+		return headerAuth{trusted}, nil
+	case AuthJWT:
+		return newTokenAuth(cfg.JWT)
+	}
+	return nil, fmt.Errorf("auth mode %q is neither %s nor %s", cfg.Mode, AuthJWT, AuthHeader)
+}
+
+type headerAuth struct{ trusted proxies }
+
+func (h headerAuth) user(id *identity) string {
+	if sale.ValidateUser(id.userID) != nil || !h.trusted.contain(id.peer) {
+		return ""
+	}
+	return id.userID
+}
+
+type tokenAuth struct {
+	parser *jwt.Parser
+	key    any
+}
+
+func newTokenAuth(cfg JWT) (*tokenAuth, error) {
+	t := &tokenAuth{}
+	var algorithms []string
+	switch {
+	case (cfg.Secret == "") == (cfg.PublicKey == ""):
+		return nil, errors.New("auth mode jwt needs either a secret or a public key")
+	case cfg.Secret != "":
+		t.key, algorithms = []byte(cfg.Secret), []string{"HS256", "HS384", "HS512"}
+	default:
+		var err error
+		if t.key, algorithms, err = parsePublicKey([]byte(cfg.PublicKey)); err != nil {
+			return nil, fmt.Errorf("public key: %w", err)
+		}
+	}
+	if cfg.Leeway == 0 {
+		cfg.Leeway = 30 * time.Second
+	}
+	options := []jwt.ParserOption{jwt.WithValidMethods(algorithms), jwt.WithLeeway(cfg.Leeway)}
+	if cfg.RequireExpiry {
+		options = append(options, jwt.WithExpirationRequired())
+	}
+	if cfg.Issuer != "" {
+		options = append(options, jwt.WithIssuer(cfg.Issuer))
+	}
+	if cfg.Audience != "" {
+		options = append(options, jwt.WithAudience(cfg.Audience))
+	}
+	t.parser = jwt.NewParser(options...)
+	return t, nil
+}
+
+func (t *tokenAuth) user(id *identity) string {
+	token, ok := bearer(id.authorization)
+	if !ok {
+		return ""
+	}
+	var claims jwt.RegisteredClaims
+	_, err := t.parser.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return t.key, nil })
+	if err != nil || sale.ValidateUser(claims.Subject) != nil {
+		return ""
+	}
+	return claims.Subject
+}
+
+// bearer returns the credentials of an Authorization field of the Bearer scheme.
+func bearer(field string) (string, bool) {
+	const scheme = "Bearer "
+	if len(field) <= len(scheme) || !strings.EqualFold(field[:len(scheme)], scheme) {
+		return "", false
+	}
+	return strings.TrimLeft(field[len(scheme):], " "), true
+}
+
+// parsePublicKey reads a PEM text, and says which algorithms its key is for.
+func parsePublicKey(text []byte) (key any, algorithms []string, err error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, nil, errors.New("it is not PEM")
+	}
+	switch block.Type {
+	case "RSA PUBLIC KEY":
+		key, err = x509.ParsePKCS1PublicKey(block.Bytes)
+	case "CERTIFICATE":
+		var cert *x509.Certificate
+		if cert, err = x509.ParseCertificate(block.Bytes); err == nil {
+			key = cert.PublicKey
+		}
+	default:
+		key, err = x509.ParsePKIXPublicKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		if k.N.BitLen() < 2048 {
+			return nil, nil, errors.New("an RSA key needs 2048 bits or more")
+		}
+		return key, []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}, nil
+	case *ecdsa.PublicKey:
+		switch k.Curve.Params().BitSize {
+		case 256:
+			return key, []string{"ES256"}, nil
+		case 384:
+			return key, []string{"ES384"}, nil
+		case 521:
+			return key, []string{"ES512"}, nil
+		}
+	case ed25519.PublicKey:
+		return key, []string{"EdDSA"}, nil
+	}
+	return nil, nil, errors.New("no supported algorithm uses a key of this kind")
+}
+
+// adminKey is the operators' key, kept as a hash so that comparing takes the same time
+// whatever is offered.
+type adminKey [sha256.Size]byte
+
+func (k *adminKey) matches(authorization string) bool {
+	token, ok := bearer(authorization)
+	sum := sha256.Sum256([]byte(token))
+	return subtle.ConstantTimeCompare(sum[:], k[:]) == 1 && ok
+}
+
+// operatorsOnly lets a request pass that carries the operators' key.
+func (g *Gateway) operatorsOnly(next fiber.Handler) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		if !g.admin.matches(c.Get(fiber.HeaderAuthorization)) {
+			return g.refuse(c, unauthenticated)
+		}
+		return next(c)
+	}
+}

@@ -1,0 +1,11 @@
+// Package gateway is the HTTP edge: the buyers' listener and the operators' listener.
+// It authenticates, limits and validates, derives the order id, asks the queue for a
+// place, and turns verdicts into responses. It decides nothing about stock.
+//
+// The order of a purchase's checks is from cheap to dear, and none before it must be
+// trusted: shutting down, address limit, authentication, buyer, SKU and global limits,
+// validation, the SKU, refusals known from memory (without a key only), the queue.
+//
+// Strings that the HTTP library hands out live only until the handler returns, and a
+// claim outlives its handler. They are copied in one place, where the claim is built.
+package gateway

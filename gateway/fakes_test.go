@@ -1,0 +1,322 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flashgate/sale"
+)
+
+// fakeQueue answers each claim as its rule says; without a rule, claims wait.
+type fakeQueue struct {
+	mu      sync.Mutex
+	rule    func(*sale.Claim) (sale.Verdict, bool)
+	refuse  error
+	waiting map[sale.OrderID]*sale.Ticket
+	joined  []*sale.Claim
+	async   []bool
+	taken   atomic.Int64
+	number  int64
+	depth   int
+	rate    float64
+}
+
+func (q *fakeQueue) Join(c *sale.Claim, async bool) (*sale.Ticket, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.refuse != nil {
+		return nil, q.refuse
+	}
+	q.joined = append(q.joined, c)
+	q.async = append(q.async, async)
+	q.number++
+	t := sale.NewTicket(c, q.number, &q.taken)
+	if async {
+		t.Detach()
+	}
+	if q.rule != nil {
+		if v, ok := q.rule(c); ok {
+			t.Resolve(v)
+			return t, nil
+		}
+	}
+	if q.waiting == nil {
+		q.waiting = make(map[sale.OrderID]*sale.Ticket)
+	}
+	q.waiting[c.ID] = t
+	return t, nil
+}
+
+func (q *fakeQueue) Find(id sale.OrderID) *sale.Ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting[id]
+}
+
+func (q *fakeQueue) Depth(string) int    { return q.depth }
+func (q *fakeQueue) Rate(string) float64 { return q.rate }
+func (q *fakeQueue) last() *sale.Claim {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.joined[len(q.joined)-1]
+}
+func (q *fakeQueue) lastWasAsync() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.async[len(q.async)-1]
+}
+func (q *fakeQueue) answer(v sale.Verdict) {
+	q.rule = func(*sale.Claim) (sale.Verdict, bool) { return v, true }
+}
+
+// fakeLedger is a ledger in maps.
+type fakeLedger struct {
+	mu     sync.Mutex
+	now    int64
+	skus   map[string]*sale.SKU
+	stock  map[string]sale.Stock
+	orders map[sale.OrderID]sale.Order
+	err    error
+	reads  int
+}
+
+func (l *fakeLedger) Now() int64 { return l.now }
+
+func (l *fakeLedger) SKU(_ context.Context, name string) (*sale.SKU, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s, ok := l.skus[name]; ok {
+		return s, nil
+	}
+	if l.err != nil {
+		return nil, l.err
+	}
+	return nil, fmt.Errorf("sku %s: %w", name, sale.ErrUnknownSKU)
+}
+
+func (l *fakeLedger) Order(_ context.Context, id sale.OrderID) (sale.Order, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return sale.Order{}, l.err
+	}
+	if o, ok := l.orders[id]; ok {
+		return o, nil
+	}
+	return sale.Order{}, sale.ErrUnknownOrder
+}
+
+func (l *fakeLedger) Stock(_ context.Context, sku string) (map[int]sale.Stock, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reads++
+	return map[int]sale.Stock{0: l.stock[sku], 1: {}}, l.err
+}
+
+func (l *fakeLedger) PutSKU(_ context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return sale.SKU{}, sale.Stock{}, false, l.err
+	}
+	old, exists := l.stock[sku.Name]
+	stock.Sold = old.Sold
+	if stock.Available() < 0 {
+		return sale.SKU{}, sale.Stock{}, false, &sale.StockBelowSoldError{MaxReduction: old.Available()}
+	}
+	sku.Version++
+	l.skus[sku.Name], l.stock[sku.Name] = &sku, stock
+	return sku, stock, !exists, nil
+}
+
+func (l *fakeLedger) PatchSKU(_ context.Context, name string, patch sale.SKUPatch) (sale.SKU, sale.Stock, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old, ok := l.skus[name]
+	if !ok {
+		return sale.SKU{}, sale.Stock{}, sale.ErrUnknownSKU
+	}
+	sku, stock, err := patch.Apply(*old, l.stock[name])
+	if err == nil {
+		l.skus[name], l.stock[name] = &sku, stock
+	}
+	return sku, stock, err
+}
+
+func (l *fakeLedger) AddStock(ctx context.Context, name string, delta int64) (sale.SKU, sale.Stock, error) {
+	l.mu.Lock()
+	t := l.stock[name].Total + delta
+	l.mu.Unlock()
+	return l.PatchSKU(ctx, name, sale.SKUPatch{Total: &t})
+}
+
+func (l *fakeLedger) ListSKUs(_ context.Context, after string, limit int) ([]sale.Listing, error) {
+	var out []sale.Listing
+	for _, name := range []string{"closed", "early", "paused", "phone"} {
+		if name > after && len(out) < limit {
+			out = append(out, sale.Listing{SKU: *l.skus[name], Stock: l.stock[name]})
+		}
+	}
+	return out, l.err
+}
+
+// fakeShield remembers in a map.
+type fakeShield struct {
+	mu   sync.Mutex
+	kept map[sale.OrderID]sale.Order
+	err  error
+}
+
+func (s *fakeShield) Remember(_ context.Context, orders []sale.Order, _ time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range orders {
+		s.kept[o.ID] = o
+	}
+	return s.err
+}
+
+func (s *fakeShield) Recall(_ context.Context, id sale.OrderID) (sale.Order, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, ok := s.kept[id]
+	return o, ok, s.err
+}
+
+func (s *fakeShield) Left(context.Context, *sale.SKU) (int64, bool, error) {
+	return 7, s.err == nil, s.err
+}
+
+func (s *fakeShield) has(id sale.OrderID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.kept[id]
+	return ok
+}
+
+type fakeSoldOut struct{ all atomic.Bool }
+
+func (s *fakeSoldOut) SoldOut(string) bool { return s.all.Load() }
+
+type fakeBreakers struct{ status []sale.BreakerStatus }
+
+func (b *fakeBreakers) Breakers() []sale.BreakerStatus { return b.status }
+
+func (b *fakeBreakers) ForceBreaker(name string, mode sale.BreakerMode, d time.Duration, reason string) (sale.BreakerStatus, error) {
+	for i := range b.status {
+		if b.status[i].Name == name {
+			b.status[i].Mode, b.status[i].Reason, b.status[i].Until = mode, reason, d.Milliseconds()
+			return b.status[i], nil
+		}
+	}
+	return sale.BreakerStatus{}, sale.ErrInvalid
+}
+
+type fakePaths struct{}
+
+func (fakePaths) Path(*sale.SKU) string { return "shield" }
+
+type fakeReadiness struct{ ready atomic.Bool }
+
+func (r *fakeReadiness) Ready() bool { return r.ready.Load() }
+
+type fakeAuditor struct{ err error }
+
+func (a *fakeAuditor) Audit(context.Context) ([]byte, error) { return []byte(`{"broken":[]}`), a.err }
+
+// world is a gateway and the fakes around it.
+type world struct {
+	queue    *fakeQueue
+	ledger   *fakeLedger
+	shield   *fakeShield
+	soldOut  *fakeSoldOut
+	breakers *fakeBreakers
+	ready    *fakeReadiness
+	auditor  *fakeAuditor
+	g        *Gateway
+}
+
+const (
+	testAdminKey = "operators-key"
+	testNow      = 1_700_000_000_000
+)
+
+func testSKU(name string) *sale.SKU {
+	s := newSKU(name)
+	s.UnitPrice, s.Currency = 1999, "EUR"
+	return &s
+}
+
+func testConfig() Config {
+	return Config{
+		Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", AdminKey: testAdminKey,
+		Wait: 2 * time.Second, MaxWait: 4 * time.Second,
+		TrustedProxies: []string{"127.0.0.0/8", "0.0.0.0"}, Auth: Auth{Mode: AuthHeader},
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+func newWorld(t testing.TB, change func(*Config)) *world {
+	t.Helper()
+	early, paused, closed := testSKU("early"), testSKU("paused"), testSKU("closed")
+	early.OpensAt = testNow + 60_000
+	paused.State = sale.StatePaused
+	closed.ClosesAt = testNow - 1
+	w := &world{
+		queue: &fakeQueue{},
+		ledger: &fakeLedger{
+			now:    testNow,
+			skus:   map[string]*sale.SKU{"phone": testSKU("phone"), "early": early, "paused": paused, "closed": closed},
+			stock:  map[string]sale.Stock{"phone": {Total: 100, Reserved: 10, Sold: 40}, "early": {Total: 1}, "paused": {Total: 1}, "closed": {Total: 1}},
+			orders: map[sale.OrderID]sale.Order{},
+		},
+		shield:   &fakeShield{kept: map[sale.OrderID]sale.Order{}},
+		soldOut:  &fakeSoldOut{},
+		breakers: &fakeBreakers{status: []sale.BreakerStatus{{Name: "redis", State: "closed", Mode: sale.BreakerAuto, Since: testNow}}},
+		ready:    &fakeReadiness{},
+		auditor:  &fakeAuditor{},
+	}
+	cfg := testConfig()
+	if change != nil {
+		change(&cfg)
+	}
+	g, err := New(cfg, w.deps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.g = g
+	return w
+}
+
+func (w *world) deps() Deps {
+	return Deps{
+		Queue: w.queue, SoldOut: w.soldOut, Ledger: w.ledger, Catalogue: w.ledger, Shield: w.shield,
+		Breakers: w.breakers, Paths: fakePaths{}, Readiness: w.ready, Auditor: w.auditor,
+	}
+}
+
+// reserved is what the queue answers when the ledger took the claim.
+func reserved(c *sale.Claim) (sale.Verdict, bool) {
+	o := sale.NewOrder(c, testSKU(c.SKU), 0, testNow)
+	return sale.Verdict{Outcome: sale.Reserved, Order: &o}, true
+}
+
+// eventually polls until cond holds.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); !cond(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within five seconds", what)
+		}
+	}
+}
+
+var errElse = errors.New("something else")

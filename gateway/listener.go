@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+)
+
+// listener is one of the two HTTP servers.
+type listener struct {
+	name string
+	addr string
+	most int // open connections
+	app  *fiber.App
+	ln   net.Listener
+}
+
+// newListener builds a server over its table of routes. There is no middleware: what
+// every request needs is done by the one wrapper below.
+func (g *Gateway) newListener(name, addr string, most int, routes []route) *listener {
+	app := fiber.New(fiber.Config{
+		DisableStartupMessage:        true,
+		CaseSensitive:                true,
+		StrictRouting:                true,
+		BodyLimit:                    g.cfg.BodyLimit,
+		ReadBufferSize:               g.cfg.HeaderLimit,
+		WriteBufferSize:              2 << 10,
+		ReadTimeout:                  g.cfg.ReadTimeout,
+		WriteTimeout:                 g.cfg.WriteTimeout,
+		IdleTimeout:                  g.cfg.IdleTimeout,
+		DisablePreParseMultipartForm: true,
+		ErrorHandler:                 g.onError,
+	})
+	for _, r := range routes {
+		handler := r.handler
+		if name == "operators" && !r.open {
+			handler = g.operatorsOnly(handler)
+		}
+		seconds := g.metrics.seconds.WithLabelValues(r.method + " " + r.path)
+		timed := func(c *fiber.Ctx) error {
+			err := handler(c)
+			seconds.Observe(time.Since(c.Context().Time()).Seconds())
+			return err
+		}
+		app.Add(r.method, r.path, timed)
+		if r.method == fiber.MethodGet {
+			app.Head(r.path, timed)
+		}
+	}
+	server := app.Server()
+	// Connections are counted where they are accepted; this only must not be lower.
+	server.Concurrency = most + 1
+	server.CloseOnShutdown = true
+	server.Handler = g.guard(app.Handler())
+	return &listener{name: name, addr: addr, most: most, app: app}
+}
+
+// guard keeps a fault in one handler from ending the process with everybody's requests
+// in it, and answers methods that HTTP has no name for.
+func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		defer func() {
+			if fault := recover(); fault != nil {
+				g.log.Error("a handler failed", "path", string(ctx.Path()), "fault", fault, "stack", string(debug.Stack()))
+				ctx.Response.Reset()
+				ctx.Response.SetConnectionClose()
+				g.answerRaw(ctx, internalError)
+			}
+		}()
+		if !knownMethod(ctx.Method()) {
+			g.answerRaw(ctx, malformed)
+			return
+		}
+		next(ctx)
+	}
+}
+
+// answerRaw answers with a row of the table where there is no Fiber context.
+func (g *Gateway) answerRaw(ctx *fasthttp.RequestCtx, a answer) {
+	g.begin(&ctx.Response, a)
+	ctx.Response.Header.SetContentType(mimeProblem)
+	ctx.Response.SetBodyRaw(g.problems[a])
+}
+
+func knownMethod(m []byte) bool {
+	switch string(m) {
+	case fiber.MethodPost, fiber.MethodGet, fiber.MethodHead, fiber.MethodPut, fiber.MethodPatch,
+		fiber.MethodDelete, fiber.MethodOptions, fiber.MethodConnect, fiber.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// listen takes the address; calling it again does nothing.
+func (l *listener) listen(g *Gateway) error {
+	if l.ln != nil {
+		return nil
+	}
+	ln, err := net.Listen("tcp", l.addr)
+	if err != nil {
+		return fmt.Errorf("gateway: %s: %w", l.name, err)
+	}
+	busy := (&problem{answer: unavailable}).render(nil)
+	l.ln = newCounted(ln, l.most, busy, g.metrics.refused)
+	return nil
+}
+
+// serve blocks until the listener is closed.
+func (l *listener) serve() error {
+	if err := l.app.Listener(l.ln); err != nil {
+		return fmt.Errorf("gateway: %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// shutdown stops accepting and waits for requests in flight until ctx ends.
+func (l *listener) shutdown(ctx context.Context) error {
+	// Closed here too, for a server that has not begun to serve it yet.
+	_ = l.ln.Close()
+	if err := l.app.Server().ShutdownWithContext(ctx); err != nil && ctx.Err() != nil {
+		return fmt.Errorf("gateway: %s: requests were still in flight at the deadline: %w", l.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,324 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"flashgate/sale"
+)
+
+// skuBody is an operator's SKU as sent: every member optional, null meaning absent but
+// for the two times, which it clears.
+type skuBody struct {
+	SKU          *string  `json:"sku"`
+	Total        *int64   `json:"total"`
+	Reserved     *int64   `json:"reserved"`
+	Title        *string  `json:"title"`
+	UnitPrice    *int64   `json:"unit_price"`
+	Currency     *string  `json:"currency"`
+	PerUserLimit *int64   `json:"per_user_limit"`
+	OpensAt      wireTime `json:"opens_at"`
+	ClosesAt     wireTime `json:"closes_at"`
+	PayWithin    *string  `json:"pay_within"`
+	State        *string  `json:"state"`
+	Heat         *string  `json:"heat"`
+	Segments     *int     `json:"segments"`
+}
+
+// wireTime is an RFC 3339 time or null; to is nil where the member is absent.
+type wireTime struct{ to *int64 }
+
+func (t *wireTime) UnmarshalJSON(b []byte) error {
+	var s *string
+	if json.Unmarshal(b, &s) != nil {
+		return errors.New("a time must be an RFC 3339 string or null")
+	}
+	var ms int64
+	if s != nil && *s != "" {
+		var err error
+		if ms, err = sale.ParseTime(*s); err != nil {
+			return errors.New("a time must be an RFC 3339 string or null")
+		}
+	}
+	t.to = &ms
+	return nil
+}
+
+// patch turns the body into the domain's terms.
+func (b *skuBody) patch(name string) (sale.SKUPatch, error) {
+	p := sale.SKUPatch{
+		Title: b.Title, UnitPrice: b.UnitPrice, Currency: b.Currency, PerUserLimit: b.PerUserLimit,
+		OpensAt: b.OpensAt.to, ClosesAt: b.ClosesAt.to, Segments: b.Segments,
+		Total: b.Total, Reserved: b.Reserved,
+	}
+	if b.SKU != nil && *b.SKU != name {
+		return p, errors.New("sku differs from the path")
+	}
+	if b.PayWithin != nil {
+		d, err := time.ParseDuration(*b.PayWithin)
+		if err != nil {
+			return p, errors.New(`pay_within must be a duration such as "15m"`)
+		}
+		ms := d.Milliseconds()
+		p.PayWithin = &ms
+	}
+	if b.State != nil {
+		state, err := sale.ParseSaleState(*b.State)
+		if err != nil {
+			return p, errors.New("state must be open, paused or closed")
+		}
+		p.State = &state
+	}
+	if b.Heat != nil {
+		heat, err := sale.ParseHeat(*b.Heat)
+		if err != nil {
+			return p, errors.New("heat must be auto, hot or cold")
+		}
+		p.Heat = &heat
+	}
+	return p, nil
+}
+
+// noCurrency is ISO 4217's code where no currency is involved: a SKU without a price.
+const noCurrency = "XXX"
+
+// newSKU is what PUT starts from.
+func newSKU(name string) sale.SKU {
+	return sale.SKU{
+		Name: name, PayWithin: sale.DefaultPayWithin.Milliseconds(),
+		State: sale.StateOpen, Heat: sale.HeatAuto, Segments: 1,
+	}
+}
+
+// readSKUBody reads the path and the body of PUT and PATCH. When ok is false, the
+// request has been answered.
+func (g *Gateway) readSKUBody(c *fiber.Ctx) (name string, body skuBody, patch sale.SKUPatch, ok bool) {
+	name = strings.Clone(c.Params("sku"))
+	if err := sale.ValidateSKUName(name); err != nil {
+		_ = g.refuseWith(c, &problem{answer: invalidRequest, detail: err.Error()})
+		return "", body, patch, false
+	}
+	if !g.readJSON(c, &body) {
+		return "", body, patch, false
+	}
+	patch, err := body.patch(name)
+	if err != nil {
+		_ = g.refuseWith(c, &problem{answer: invalidRequest, detail: err.Error()})
+		return "", body, patch, false
+	}
+	return name, body, patch, true
+}
+
+// readJSON reads an operator's body; when it returns false, the request is answered.
+func (g *Gateway) readJSON(c *fiber.Ctx, into any) bool {
+	req := &c.Context().Request
+	if len(req.Header.ContentEncoding()) > 0 || !isJSON(view(req.Header.ContentType())) {
+		_ = g.refuse(c, unsupportedMediaType)
+		return false
+	}
+	if err := decodeStrictly(req.Body(), into); err != nil {
+		_ = g.refuseBody(c, err)
+		return false
+	}
+	return true
+}
+
+// refuseBody answers a body that could not be decoded.
+func (g *Gateway) refuseBody(c *fiber.Ctx, err error) error {
+	a := invalidRequest
+	if errors.Is(err, errMalformed) {
+		a = malformed
+	}
+	return g.refuseWith(c, &problem{answer: a, detail: err.Error()})
+}
+
+// putSKU is PUT /v1/skus/{sku}: it creates the SKU, or replaces all that is said of it.
+func (g *Gateway) putSKU(c *fiber.Ctx) error {
+	name, body, patch, ok := g.readSKUBody(c)
+	if !ok {
+		return nil
+	}
+	base := newSKU(name)
+	if body.UnitPrice == nil && body.Currency == nil {
+		base.Currency = noCurrency
+	}
+	if body.Total == nil {
+		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "total is needed"})
+	}
+	sku, stock, err := patch.Apply(base, sale.Stock{})
+	if err != nil {
+		return g.refuseError(c, err)
+	}
+	sku, stock, created, err := g.deps.Catalogue.PutSKU(g.deadlines.context(), sku, stock)
+	if err != nil {
+		return g.refuseError(c, err)
+	}
+	if !created {
+		return g.answerSKU(c, answerOK, sku, stock)
+	}
+	c.Context().Response.Header.SetBytesV("Location", []byte("/v1/skus/"+name))
+	return g.answerSKU(c, answerCreated, sku, stock)
+}
+
+// patchSKU is PATCH /v1/skus/{sku}: it changes what is named and leaves the rest.
+func (g *Gateway) patchSKU(c *fiber.Ctx) error {
+	name, _, patch, ok := g.readSKUBody(c)
+	if !ok {
+		return nil
+	}
+	sku, stock, err := g.deps.Catalogue.PatchSKU(g.deadlines.context(), name, patch)
+	if err != nil {
+		return g.refuseError(c, err)
+	}
+	return g.answerSKU(c, answerOK, sku, stock)
+}
+
+// addStock is POST /v1/skus/{sku}/stock {"delta":n}.
+func (g *Gateway) addStock(c *fiber.Ctx) error {
+	var body struct {
+		Delta *int64 `json:"delta"`
+	}
+	name := strings.Clone(c.Params("sku"))
+	if sale.ValidateSKUName(name) != nil {
+		return g.refuse(c, unknownSKU)
+	}
+	if !g.readJSON(c, &body) {
+		return nil
+	}
+	if body.Delta == nil || *body.Delta == 0 || *body.Delta > sale.MaxStock || *body.Delta < -sale.MaxStock {
+		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "delta must be a number of units, not zero"})
+	}
+	sku, stock, err := g.deps.Catalogue.AddStock(g.deadlines.context(), name, *body.Delta)
+	if err != nil {
+		return g.refuseError(c, err)
+	}
+	return g.answerSKU(c, answerOK, sku, stock)
+}
+
+// getSKU is GET /v1/skus/{sku} of the operators.
+func (g *Gateway) getSKU(c *fiber.Ctx) error {
+	name := strings.Clone(c.Params("sku"))
+	if sale.ValidateSKUName(name) != nil {
+		return g.refuse(c, unknownSKU)
+	}
+	ctx := g.deadlines.context()
+	sku, err := g.deps.Ledger.SKU(ctx, name)
+	if err != nil {
+		return g.refuseError(c, err)
+	}
+	segments, err := g.deps.Ledger.Stock(ctx, name)
+	if err != nil {
+		return g.refuseError(c, err)
+	}
+	return g.answerSKU(c, answerOK, *sku, total(segments))
+}
+
+// listSKUs is GET /v1/skus?after=&limit=, in order of name.
+func (g *Gateway) listSKUs(c *fiber.Ctx) error {
+	const most = 1000
+	limit := 100
+	if s := c.Query("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > most {
+			return g.refuseWith(c, &problem{answer: invalidRequest, detail: fmt.Sprintf("limit must be 1..%d", most)})
+		}
+		limit = n
+	}
+	after := strings.Clone(c.Query("after"))
+	if after != "" && sale.ValidateSKUName(after) != nil {
+		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "after must be the name of a SKU"})
+	}
+	list, err := g.deps.Catalogue.ListSKUs(g.deadlines.context(), after, limit)
+	if err != nil {
+		return g.refuseError(c, err)
+	}
+	b := append(make([]byte, 0, 64+512*len(list)), `{"skus":[`...)
+	for i := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '{')
+		b = g.appendSKU(b, &list[i].SKU, list[i].Stock)
+		b = append(b, '}')
+	}
+	b = append(b, ']')
+	if len(list) == limit {
+		b = append(b, `,"next":`...)
+		b = sale.AppendString(b, list[len(list)-1].SKU.Name)
+	}
+	return g.json(c, answerOK, append(b, '}'))
+}
+
+// answerSKU answers with the operators' view of one SKU, the shield's figure included.
+func (g *Gateway) answerSKU(c *fiber.Ctx, a answer, sku sale.SKU, stock sale.Stock) error {
+	b := append(make([]byte, 0, 768), '{')
+	b = g.appendSKU(b, &sku, stock)
+	b = append(b, `,"shield_left":`...)
+	if left, loaded := g.shieldLeft(&sku); loaded {
+		b = strconv.AppendInt(b, left, 10)
+	} else {
+		b = append(b, "null"...)
+	}
+	return g.json(c, a, append(b, '}'))
+}
+
+// shieldLeft asks the shield for its figure. It is only shown, so nobody waits long.
+func (g *Gateway) shieldLeft(sku *sale.SKU) (int64, bool) {
+	ctx, cancel := context.WithTimeout(g.deadlines.context(), 500*time.Millisecond)
+	defer cancel()
+	left, loaded, err := g.deps.Shield.Left(ctx, sku)
+	return left, loaded && err == nil
+}
+
+// appendSKU appends the members that cost no call.
+func (g *Gateway) appendSKU(b []byte, sku *sale.SKU, stock sale.Stock) []byte {
+	text := func(name, value string) {
+		b = append(b, `,"`...)
+		b = append(b, name...)
+		b = append(b, `":`...)
+		b = sale.AppendString(b, value)
+	}
+	number := func(name string, value int64) {
+		b = append(b, `,"`...)
+		b = append(b, name...)
+		b = append(b, `":`...)
+		b = strconv.AppendInt(b, value, 10)
+	}
+	b = append(b, `"sku":`...)
+	b = sale.AppendString(b, sku.Name)
+	text("title", sku.Title)
+	number("unit_price", sku.UnitPrice)
+	text("currency", sku.Currency)
+	number("per_user_limit", sku.PerUserLimit)
+	b = appendTimeMember(b, "opens_at", sku.OpensAt)
+	b = appendTimeMember(b, "closes_at", sku.ClosesAt)
+	text("pay_within", (time.Duration(sku.PayWithin) * time.Millisecond).String())
+	text("state", sku.State.String())
+	text("heat", sku.Heat.String())
+	number("segments", int64(sku.Segments))
+	number("version", sku.Version)
+	b = appendTimeMember(b, "changed_at", sku.ChangedAt)
+	number("total", stock.Total)
+	number("reserved", stock.Reserved)
+	number("sold", stock.Sold)
+	number("available", stock.Available())
+	number("queue_depth", int64(g.deps.Queue.Depth(sku.Name)))
+	text("path", g.deps.Paths.Path(sku))
+	return b
+}
+
+// maxReduction is what a *sale.StockBelowSoldError in the chain says.
+func maxReduction(err error) *int64 {
+	var below *sale.StockBelowSoldError
+	if errors.As(err, &below) {
+		return &below.MaxReduction
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package gateway
+
+import (
+	"strconv"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+
+	"flashgate/sale"
+)
+
+const (
+	mimeProblem = "application/problem+json"
+	mimeJSON    = "application/json"
+)
+
+// Header names in the form in which the HTTP library keeps them.
+var (
+	hdrLocation          = []byte("Location")
+	hdrRetryAfter        = []byte("Retry-After")
+	hdrIdempotencyKey    = []byte("Idempotency-Key")
+	hdrReplayed          = []byte("Idempotent-Replayed")
+	hdrPreferenceApplied = []byte("Preference-Applied")
+	hdrCacheControl      = []byte("Cache-Control")
+	valTrue              = []byte("true")
+	valNoStore           = []byte("no-store")
+)
+
+// problem is a refusal with something to say beyond its row in the table.
+type problem struct {
+	answer answer
+	detail string // "" = the table's
+	retry  int    // seconds; 0 = the table's
+
+	orderID *sale.OrderID
+	opensAt int64 // Unix ms; 0 = leave out
+	// maxReduction is of stock_below_sold.
+	maxReduction *int64
+}
+
+// render appends the RFC 9457 object.
+func (p *problem) render(b []byte) []byte {
+	e := &answers[p.answer]
+	b = append(b, `{"type":"/problems/`...)
+	b = append(b, e.code...)
+	b = append(b, `","title":`...)
+	b = sale.AppendString(b, e.title)
+	b = append(b, `,"status":`...)
+	b = strconv.AppendInt(b, int64(e.status), 10)
+	b = append(b, `,"code":"`...)
+	b = append(b, e.code...)
+	b = append(b, `","detail":`...)
+	if p.detail != "" {
+		b = sale.AppendString(b, p.detail)
+	} else {
+		b = sale.AppendString(b, e.detail)
+	}
+	if p.orderID != nil {
+		b = append(b, `,"order_id":"`...)
+		b = p.orderID.AppendTo(b)
+		b = append(b, '"')
+	}
+	if p.opensAt != 0 {
+		b = append(b, `,"opens_at":"`...)
+		b = sale.AppendTime(b, p.opensAt)
+		b = append(b, '"')
+	}
+	if p.maxReduction != nil {
+		b = append(b, `,"max_reduction":`...)
+		b = strconv.AppendInt(b, *p.maxReduction, 10)
+	}
+	return append(b, '}')
+}
+
+// staticProblems renders every row of the table once, so that a plain refusal costs
+// no more than copying nothing.
+func staticProblems() (bodies [answerCount][]byte) {
+	for a := malformed; a < answerCount; a++ {
+		bodies[a] = (&problem{answer: a}).render(nil)
+	}
+	return bodies
+}
+
+// refuse answers with a row of the table as it stands.
+func (g *Gateway) refuse(c *fiber.Ctx, a answer) error {
+	resp := &c.Context().Response
+	g.begin(resp, a)
+	resp.Header.SetContentType(mimeProblem)
+	if s := answers[a].retry; s != 0 {
+		setRetryAfter(resp, int64(s))
+	}
+	resp.SetBodyRaw(g.problems[a])
+	return nil
+}
+
+// refuseWith answers with a refusal that has more to say.
+func (g *Gateway) refuseWith(c *fiber.Ctx, p *problem) error {
+	resp := &c.Context().Response
+	g.begin(resp, p.answer)
+	resp.Header.SetContentType(mimeProblem)
+	retry := p.retry
+	if retry == 0 {
+		retry = answers[p.answer].retry
+	}
+	if retry != 0 {
+		setRetryAfter(resp, int64(retry))
+	}
+	resp.SetBody(p.render(make([]byte, 0, 512)))
+	return nil
+}
+
+// refuseError answers with what the table has for the error.
+func (g *Gateway) refuseError(c *fiber.Ctx, err error) error {
+	p := problem{answer: ofError(err)}
+	switch p.answer {
+	case invalidRequest:
+		p.detail = err.Error()
+	case stockBelowSold:
+		p.maxReduction = maxReduction(err)
+	case unavailable:
+		g.log.Debug("a dependency failed a request", "path", string(c.Context().Path()), "error", err)
+	}
+	return g.refuseWith(c, &p)
+}
+
+// begin counts the answer and writes its status.
+func (g *Gateway) begin(resp *fasthttp.Response, a answer) {
+	g.metrics.answered[a].Inc()
+	resp.SetStatusCode(answers[a].status)
+	if answers[a].status == fiber.StatusUnauthorized {
+		resp.Header.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="flashgate"`)
+	}
+}
+
+// json answers with a finished JSON text.
+func (g *Gateway) json(c *fiber.Ctx, a answer, body []byte) error {
+	resp := &c.Context().Response
+	g.begin(resp, a)
+	resp.Header.SetContentType(mimeJSON)
+	resp.SetBody(body)
+	return nil
+}
+
+func setRetryAfter(resp *fasthttp.Response, seconds int64) {
+	var buf [20]byte
+	resp.Header.SetCanonical(hdrRetryAfter, strconv.AppendInt(buf[:0], seconds, 10))
+}
+
+// onError answers what Fiber and fasthttp refuse before or instead of a handler:
+// unknown paths and methods, and requests that cannot be read.
+func (g *Gateway) onError(c *fiber.Ctx, err error) error {
+	status := fiber.StatusInternalServerError
+	if fe, ok := err.(*fiber.Error); ok { //nolint:errorlint // Fiber hands it over unwrapped
+		status = fe.Code
+	}
+	a := ofStatus(status)
+	switch status {
+	case fiber.StatusNotFound:
+		a = notFound
+	case fiber.StatusBadGateway: // Fiber's word for a connection that failed while being read
+		a = malformed
+	}
+	if a == internalError {
+		g.log.Error("a request failed", "path", string(c.Context().Path()), "error", err)
+	}
+	return g.refuse(c, a)
+}
+
+// problemPage describes a code, so that a problem's type can be followed.
+func (g *Gateway) problemPage(c *fiber.Ctx) error {
+	name := c.Params("code")
+	for a := malformed; a < answerCount; a++ {
+		e := &answers[a]
+		if e.code != name {
+			continue
+		}
+		b := append(make([]byte, 0, 512), `{"code":"`...)
+		b = append(b, e.code...)
+		b = append(b, `","status":`...)
+		b = strconv.AppendInt(b, int64(e.status), 10)
+		b = append(b, `,"title":`...)
+		b = sale.AppendString(b, e.title)
+		b = append(b, `,"description":`...)
+		b = sale.AppendString(b, e.detail)
+		return g.json(c, answerOK, append(b, '}'))
+	}
+	return g.refuse(c, notFound)
+}
