@@ -1,0 +1,244 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+
+	"flashgate/sale"
+)
+
+// job is what a group holds of one SKU: the claims that are decided together.
+type job struct {
+	sku *sale.SKU
+	// parts are the calls the claims came with, in the order of their arrival.
+	parts []part
+	// at is the time of reservation, kept over all attempts so that an order of an
+	// earlier one is recognised.
+	at int64
+	// unsure says that an earlier attempt may have been committed.
+	unsure bool
+}
+
+// part is the claims of one call.
+type part struct {
+	w          *waiting
+	optimistic bool // it was offered as admitted: a refusal contradicts the shield
+}
+
+func (j *job) asks() []ask {
+	if len(j.parts) == 1 {
+		return j.parts[0].w.asks
+	}
+	var all []ask
+	for _, p := range j.parts {
+		all = append(all, p.w.asks...)
+	}
+	return all
+}
+
+func (j *job) claims() (n int) {
+	for _, p := range j.parts {
+		n += len(p.w.asks)
+	}
+	return n
+}
+
+// committer owns one connection and settles one group after the other on it.
+type committer struct {
+	db   *DB
+	name string // of the lock that tells its connections from its earlier ones
+	conn *sql.Conn
+	used time.Time // when conn was last known to be good
+	step int64     // distance of neighbouring outbox ids
+	text *script   // reused from group to group
+}
+
+// runCommitter settles groups until the queue is closed and empty. What has been
+// accepted is still decided after ctx ended.
+func (db *DB) runCommitter(_ context.Context, number int) error {
+	c := &committer{db: db, name: fmt.Sprintf("flashgate:%s:%d", rand.Text(), number), text: newScript(db.dialect)}
+	defer c.drop()
+	for {
+		group := db.queue.take(db.cfg.MaxGroup)
+		if group == nil {
+			return nil
+		}
+		c.settle(group)
+	}
+}
+
+// settle answers every call of the group exactly once.
+func (c *committer) settle(group []*waiting) {
+	start := time.Now()
+	admitted, direct := sortGroup(group, c.db.Now())
+	claims := 0
+	for _, w := range group {
+		claims += len(w.asks)
+	}
+	if len(admitted) > 0 {
+		contradicted := c.commitOptimistic(admitted)
+		direct = joinJobs(direct, contradicted)
+	}
+	if len(direct) > 0 {
+		c.commitLocked(direct)
+	}
+	c.db.metrics.claims.Observe(float64(claims))
+	c.db.metrics.seconds.Observe(time.Since(start).Seconds())
+}
+
+// sortGroup makes one job per SKU and way. Claims go optimistic when the shield
+// admitted them and nothing known here speaks against them.
+func sortGroup(group []*waiting, now int64) (admitted, direct []*job) {
+	optimistic := make(map[string]*job)
+	locked := make(map[string]*job)
+	for _, w := range group {
+		offered := !w.batch.LockFirst && w.batch.Segments != nil
+		ok := offered && w.batch.SKU.Gate(now) == sale.Reserved && !hasAnySegment(w.asks)
+		if ok {
+			if j := optimistic[w.batch.SKU.Name]; j != nil && j.sku.Version != w.batch.SKU.Version {
+				ok = false
+			}
+		}
+		in := locked
+		if ok {
+			in = optimistic
+		}
+		j := in[w.batch.SKU.Name]
+		if j == nil {
+			j = &job{sku: w.batch.SKU, at: now}
+			in[j.sku.Name] = j
+			if ok {
+				admitted = append(admitted, j)
+			} else {
+				direct = append(direct, j)
+			}
+		}
+		j.parts = append(j.parts, part{w: w, optimistic: offered})
+	}
+	return admitted, direct
+}
+
+func hasAnySegment(asks []ask) bool {
+	return slices.ContainsFunc(asks, func(a ask) bool { return a.segment == anySegment })
+}
+
+// joinJobs brings jobs of the same SKU together, unless one of them may have been
+// committed already: its time must stay its own.
+func joinJobs(jobs, more []*job) []*job {
+	for _, m := range more {
+		i := slices.IndexFunc(jobs, func(j *job) bool {
+			return j.sku.Name == m.sku.Name && !j.unsure && !m.unsure
+		})
+		if i < 0 {
+			jobs = append(jobs, m)
+			continue
+		}
+		jobs[i].parts = append(m.parts, jobs[i].parts...)
+	}
+	return jobs
+}
+
+// answer gives the job's verdicts to the calls they belong to.
+func (j *job) answer(verdicts []sale.Verdict, left map[int]int64) {
+	for _, p := range j.parts {
+		mine := verdicts[:len(p.w.asks)]
+		verdicts = verdicts[len(p.w.asks):]
+		r := &p.w.result
+		for i, v := range mine {
+			r.Verdicts[p.w.asks[i].index] = v
+			switch v.Outcome {
+			case sale.Duplicate, sale.Conflict, sale.LimitReached, sale.SoldOut:
+				r.Contradicted = r.Contradicted || p.optimistic
+			}
+			if v.Outcome == sale.SoldOut {
+				r.Left = left
+			}
+		}
+		p.w.done <- reply{result: *r}
+	}
+}
+
+// fail answers the job's calls that no verdict was reached.
+func (j *job) fail(err error) {
+	for _, p := range j.parts {
+		p.w.done <- reply{err: fmt.Errorf("%w: %w", sale.ErrUnavailable, err)}
+	}
+}
+
+// The times of a committer's connection.
+const (
+	// connectTimeout bounds dialling and the fence together.
+	connectTimeout = 4 * time.Second
+	// idleCheck is how long a connection may lie idle before it is asked whether it
+	// still lives, because a dead one makes the outcome of a group unknown.
+	idleCheck = time.Second
+)
+
+// connect makes sure of a connection on which nothing is open and to which no
+// earlier one of this committer can do any harm.
+func (c *committer) connect() error {
+	if c.conn != nil && time.Since(c.used) > idleCheck {
+		if err := c.conn.PingContext(context.Background()); err != nil {
+			c.drop()
+		}
+	}
+	if c.conn != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	conn, err := c.db.sql.Conn(ctx)
+	if err != nil {
+		return c.db.away(ctx, err)
+	}
+	err = c.db.dialect.settings(ctx, conn)
+	if err == nil {
+		c.step, err = c.db.dialect.hold(ctx, conn, c.name)
+	}
+	if err != nil {
+		discard(conn)
+		_ = conn.Close()
+		return c.db.away(ctx, err)
+	}
+	c.conn, c.used = conn, time.Now()
+	c.db.noteErr(nil)
+	return nil
+}
+
+// drop throws the connection away: it holds the committer's lock, so it must never
+// go back to the pool.
+func (c *committer) drop() {
+	if c.conn == nil {
+		return
+	}
+	discard(c.conn)
+	_ = c.conn.Close()
+	c.conn = nil
+}
+
+// undo ends the open transaction after a failure that left the connection usable.
+func (c *committer) undo() {
+	if c.conn != nil && !rollback(c.conn) {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
+}
+
+// committed is called right after a commit: it numbers the outbox rows and hands them
+// over.
+func (c *committer) committed(w *writes) {
+	c.used = time.Now()
+	if len(w.outbox) == 0 {
+		return
+	}
+	for i := range w.outbox {
+		w.outbox[i].ID = c.text.firstOutboxID + int64(i)*c.step
+	}
+	if c.db.cfg.Committed != nil {
+		c.db.cfg.Committed(w.outbox)
+	}
+}

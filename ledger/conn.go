@@ -1,0 +1,85 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+
+	"flashgate/sale"
+)
+
+// rollback ends the transaction a connection may be in. Where that cannot be known,
+// the connection is thrown away: one left inside a transaction would poison whoever
+// gets it next. It reports whether the connection is still good.
+func rollback(conn *sql.Conn) bool {
+	// The caller's context may have ended; the driver's own timeouts bound this.
+	if _, err := conn.ExecContext(context.Background(), "ROLLBACK"); err != nil {
+		discard(conn)
+		return false
+	}
+	return true
+}
+
+// discard closes the connection under the pool's hands, so that it never returns.
+func discard(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+}
+
+// maxContended is how often a transaction that lost a deadlock or waited for a row in
+// vain is tried again.
+const maxContended = 5
+
+// transact runs fn inside a transaction on a pooled connection, again when it was
+// contended. fn must lock in the order of all transactions: orders, buyers,
+// stock_moves, outbox, stock, each in key order. Its own errors roll back and are
+// returned as they are; an error that wraps sale.ErrUnknown means that the commit may
+// have happened.
+func (db *DB) transact(ctx context.Context, fn func(ctx context.Context, conn *sql.Conn) error) error {
+	for try := 1; ; try++ {
+		err := db.transactOnce(ctx, fn)
+		if db.dialect.classify(err) != contended || try == maxContended {
+			return err
+		}
+		db.metrics.retries.WithLabelValues("contended").Inc()
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Duration(try) * 2 * time.Millisecond):
+		}
+	}
+}
+
+func (db *DB) transactOnce(ctx context.Context, fn func(ctx context.Context, conn *sql.Conn) error) error {
+	conn, err := db.sql.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	// A connection that was discarded reports so again; there is nothing to do about it.
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.ExecContext(ctx, db.dialect.begin()); err != nil {
+		discard(conn)
+		return err
+	}
+	if err := fn(ctx, conn); err != nil {
+		rollback(conn)
+		return err
+	}
+	_, err = conn.ExecContext(ctx, "COMMIT")
+	switch db.dialect.classify(err) {
+	case noFailure:
+		return nil
+	case outcomeOff:
+		discard(conn)
+		return fmt.Errorf("%w: %w", sale.ErrUnknown, err)
+	}
+	rollback(conn)
+	return err
+}
+
+// closeRows joins what a result set has still to say to the error at hand.
+func closeRows(rows *sql.Rows, err error) error {
+	return errors.Join(err, rows.Err(), rows.Close())
+}

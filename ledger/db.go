@@ -1,0 +1,254 @@
+// Package ledger is the truth: the relational database that decides, in its own
+// constraints, who got the stock. It commits claims of all SKUs in groups, decides
+// contradicted and direct claims under locks, carries orders through their life, and
+// hands the outbox to whoever publishes it. MySQL 8, MariaDB 10.6 and SQLite behave
+// alike behind it. SQL is spoken nowhere else.
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"flashgate/sale"
+)
+
+// Config says which database is the ledger and how claims are grouped.
+type Config struct {
+	// Driver is "mysql" (MySQL and MariaDB) or "sqlite".
+	Driver string
+	// DSN is go-sql-driver's data source name, or the path of the SQLite file. The
+	// parameters that correctness needs are added here; it need not name any.
+	DSN string
+
+	// MaxGroup is the most claims one transaction holds (default 1024). Too low and
+	// flushes bound the rate; too high and one failure redoes much work while the
+	// buyers of a group wait for its slowest row.
+	MaxGroup int
+	// Committers is how many groups are under way at once (default 2; SQLite has one
+	// writer and always uses 1). One leaves the database idle while the gateway
+	// prepares the next group; many make groups small and wait for each other's rows.
+	Committers int
+	// RetryFor bounds how long a group whose outcome is unknown, or which lost to
+	// deadlocks, is tried again (default 6s). Too low and a short failover turns into
+	// errors; it adds to the age a tentative deduction must reach to be given back.
+	RetryFor time.Duration
+	// CallTimeout bounds each read or write on a connection (default 5s). It must
+	// exceed the lock wait of 3 s, or a wait for a row looks like a dead server.
+	CallTimeout time.Duration
+	// ExhaustedIDs bounds how many order ids of sold-out SKUs are kept in memory, 16
+	// bytes each (default 1,000,000). Too low and repeats on a sold-out SKU cost reads.
+	ExhaustedIDs int
+	// CatalogSize is how many SKUs are remembered (default 65,536). Too low and a sale
+	// over many SKUs reads them again and again.
+	CatalogSize int
+
+	// Encode makes the payload of an outbox row. Required. It is called from several
+	// goroutines at once, and its result is kept.
+	Encode func(kind sale.Kind, orders []sale.Order) []byte
+	// Committed is handed every outbox row right after its commit. It must not block
+	// and must not change the rows. Nil: only PendingOutbox tells of them.
+	Committed func(rows []sale.OutboxRow)
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// The bounds of the configuration, for whoever checks it before New does.
+const (
+	MaxGroupLimit      = 8192
+	MaxCommittersLimit = 32
+	lockWait           = 3 * time.Second
+)
+
+func (c *Config) setDefaults() error {
+	if c.MaxGroup == 0 {
+		c.MaxGroup = 1024
+	}
+	if c.Committers == 0 {
+		c.Committers = 2
+	}
+	if c.RetryFor == 0 {
+		c.RetryFor = 6 * time.Second
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = 5 * time.Second
+	}
+	if c.ExhaustedIDs == 0 {
+		c.ExhaustedIDs = 1_000_000
+	}
+	if c.CatalogSize == 0 {
+		c.CatalogSize = 65_536
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.MaxGroup < 1 || c.MaxGroup > MaxGroupLimit:
+		return fmt.Errorf("ledger.max_group must be 1..%d", MaxGroupLimit)
+	case c.Committers < 1 || c.Committers > MaxCommittersLimit:
+		return fmt.Errorf("ledger.committers must be 1..%d", MaxCommittersLimit)
+	case c.RetryFor < 0 || c.ExhaustedIDs < 0 || c.CatalogSize < 0:
+		return errors.New("ledger: durations and bounds must not be negative")
+	case c.CallTimeout <= lockWait:
+		return fmt.Errorf("ledger: CallTimeout must exceed the lock wait of %v", lockWait)
+	case c.Encode == nil:
+		return errors.New("ledger: Encode is missing")
+	}
+	return nil
+}
+
+// DB is the ledger. Its methods may be called from any goroutine, once Run has
+// proved the database; until then they answer sale.ErrUnavailable.
+type DB struct {
+	cfg     Config
+	log     *slog.Logger
+	dialect dialect
+	sql     *sql.DB // pool for reads, operators and the order life cycle
+	metrics *metrics
+
+	ready   atomic.Bool
+	lastErr atomic.Pointer[error]
+	clock   *clock
+	catalog *catalog
+
+	queue     groupQueue
+	acks      ackList
+	exhausted exhaustedSets
+	closeOnce sync.Once
+}
+
+// New checks the configuration and starts nothing.
+func New(cfg Config) (*DB, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	d, err := dialectOf(cfg.Driver)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := d.open(cfg.DSN, cfg.CallTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("ledger.dsn: %w", err)
+	}
+	// SQLite has one writer: a second committer would only poll for the lock.
+	if d.singleWriter() {
+		cfg.Committers = 1
+	}
+	pool.SetMaxOpenConns(cfg.Committers + 16)
+	pool.SetMaxIdleConns(cfg.Committers + 8)
+	pool.SetConnMaxIdleTime(5 * time.Minute)
+	db := &DB{
+		cfg: cfg, log: cfg.Logger, dialect: d, sql: pool,
+		clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
+	}
+	db.queue.init()
+	db.exhausted.init(cfg.ExhaustedIDs)
+	if db.metrics, err = newMetrics(cfg.Registerer); err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// Run connects, proves that the database keeps its promises, and then serves until
+// ctx ends: it returns nil after everything accepted has been answered. A database
+// that is away is waited for; one that fails the proof ends Run with one line. Run
+// may be called once.
+func (db *DB) Run(ctx context.Context) error {
+	defer func() { _ = db.sql.Close() }()
+	defer db.queue.close()
+	if err := db.connect(ctx); err != nil {
+		return err
+	}
+	db.syncClock(ctx)
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range db.cfg.Committers {
+		g.Go(func() error { return db.runCommitter(gctx, i) })
+	}
+	for _, loop := range db.loops() {
+		g.Go(func() error { return loop(gctx) })
+	}
+	db.ready.Store(true)
+	<-gctx.Done()
+	db.queue.close()
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// loops is what runs beside the committers for as long as Run does: each returns when
+// its context ends.
+func (db *DB) loops() []func(context.Context) error {
+	return []func(context.Context) error{
+		db.runAcks, db.runClock, db.runCatalog, db.watchCatalog,
+	}
+}
+
+// connect waits for a database that answers and passes the proof.
+func (db *DB) connect(ctx context.Context) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := db.prove(ctx)
+		if err == nil {
+			db.noteErr(nil)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // asked to stop before the database answered
+		}
+		var broken *proofError
+		if errors.As(err, &broken) {
+			return err
+		}
+		db.noteErr(err)
+		db.log.Warn("the ledger is away; trying again", "error", err, "in", wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Ready reports whether the database has passed its proof. It stays true when the
+// database goes away later; Err tells of that.
+func (db *DB) Ready() bool { return db.ready.Load() }
+
+// Err is the last failure to reach the database, nil once a call succeeded again.
+func (db *DB) Err() error {
+	if p := db.lastErr.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (db *DB) noteErr(err error) {
+	if err == nil {
+		if db.lastErr.Load() != nil {
+			db.lastErr.Store(nil)
+		}
+		return
+	}
+	db.lastErr.Store(&err)
+}
+
+// away turns a failure of the database into the sentinel that callers know. Errors
+// of the caller's own context and sentinels pass unchanged.
+func (db *DB) away(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())
+	}
+	db.noteErr(err)
+	return fmt.Errorf("%w: %w", sale.ErrUnavailable, err)
+}

@@ -1,0 +1,71 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+)
+
+// failure sorts what a database answers by what has to be done about it.
+type failure uint8
+
+const (
+	noFailure  failure = iota
+	violated           // a constraint said no: nothing of the statement happened
+	contended          // deadlock, lock wait, changed record: roll back, try again
+	notSent            // the connection was dead before anything was sent
+	outcomeOff         // the connection broke: what was sent may have been committed
+	otherwise          // any other answer of the server: nothing was committed
+)
+
+// dialect is what differs between the databases. Its methods keep no state and may
+// be called from any goroutine.
+type dialect interface {
+	name() string
+	// open returns a pool whose every connection is set up for this package.
+	open(dsn string, callTimeout time.Duration) (*sql.DB, error)
+	// openForMigration returns a pool without limits on how long a call takes.
+	openForMigration(dsn string) (*sql.DB, error)
+	singleWriter() bool
+	classify(err error) failure
+
+	// appendString appends a text literal, appendBytes a binary one.
+	appendString(b []byte, s string) []byte
+	appendBytes(b []byte, p []byte) []byte
+	// begin opens a transaction that is going to write.
+	begin() string
+	// forUpdate is appended to a SELECT that locks what it reads.
+	forUpdate() string
+	// byPrimaryKey follows a table's name where only the primary key may be used.
+	byPrimaryKey() string
+	// onConflict opens an upsert's tail for the key; offered is the value that the
+	// insert offered for a column.
+	onConflict(key string) string
+	offered(column string) string
+
+	// takeStock and settleStock append the statements for the last rows of a
+	// transaction; they fail as violated when a row does not exist.
+	takeStock(s *script, rows []takenUnits)
+	settleStock(s *script, rows []settledStock)
+
+	// hold takes exclusive possession of a committer's name on a fresh connection,
+	// so that no earlier connection of that name can still commit anything.
+	hold(ctx context.Context, conn *sql.Conn, name string) (step int64, err error)
+	// exec runs a script that writes, query one that reads: it calls the n-th reader
+	// for each row of the n-th statement that is marked selects.
+	exec(ctx context.Context, conn *sql.Conn, s *script) error
+	query(ctx context.Context, conn *sql.Conn, s *script, read ...func(*sql.Rows) error) error
+	// settings checks what the server is configured to do.
+	settings(ctx context.Context, conn *sql.Conn) error
+}
+
+func dialectOf(driver string) (dialect, error) {
+	switch driver {
+	case "mysql":
+		return mysqlDialect{}, nil
+	case "sqlite":
+		return sqliteDialect{}, nil
+	}
+	return nil, fmt.Errorf("ledger.driver %q is neither mysql nor sqlite", driver)
+}

@@ -1,0 +1,201 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"flashgate/sale"
+)
+
+// commitLocked decides the jobs under locks and answers every one of them. They share
+// a transaction; when that does not succeed, each SKU gets one of its own, so that
+// none of them can hold up the others.
+func (c *committer) commitLocked(jobs []*job) {
+	slices.SortStableFunc(jobs, func(a, b *job) int { return strings.Compare(a.sku.Name, b.sku.Name) })
+	shared, again := distinct(jobs)
+	if len(shared) > 1 {
+		switch c.runLocked(shared, 3) {
+		case settled, gaveUp:
+			shared = nil
+		}
+	}
+	for _, j := range append(shared, again...) {
+		c.commitAlone(j)
+	}
+}
+
+// distinct splits off the jobs of SKUs that occur a second time.
+func distinct(jobs []*job) (first, again []*job) {
+	for i, j := range jobs {
+		if i > 0 && jobs[i-1].sku.Name == j.sku.Name {
+			again = append(again, j)
+			continue
+		}
+		first = append(first, j)
+	}
+	return first, again
+}
+
+// commitAlone decides one SKU's claims in a transaction of their own.
+func (c *committer) commitAlone(j *job) {
+	start := time.Now()
+	for {
+		switch c.runLocked([]*job{j}, maxContended) {
+		case settled, gaveUp:
+			return
+		}
+		if !j.unsure || time.Since(start) > c.db.cfg.RetryFor {
+			break
+		}
+	}
+	j.fail(fmt.Errorf("SKU %s could not be decided; the last failure was: %w", j.sku.Name, c.db.Err()))
+}
+
+// runLocked tries a locked transaction of the jobs. A constraint may refuse it when
+// rows that were missing have come into being: then it is decided anew, a few times.
+func (c *committer) runLocked(jobs []*job, tries int) ending {
+	for range tries {
+		var l *lockedGroup
+		end := c.run(jobs, func() (err error) {
+			l, err = c.decideLocked(jobs)
+			return err
+		})
+		switch end {
+		case settled:
+			c.db.metrics.groups.WithLabelValues("lock_first").Inc()
+			l.answer()
+			return settled
+		case refused:
+			continue
+		default:
+			return end
+		}
+	}
+	return refused
+}
+
+// lockedGroup is a group that was decided under locks.
+type lockedGroup struct {
+	jobs    []*job
+	rulings []ruling
+}
+
+func (l *lockedGroup) answer() {
+	for i, j := range l.jobs {
+		j.answer(l.rulings[i].verdicts, l.rulings[i].left)
+	}
+}
+
+// errRulesChanged says that the rows to lock were chosen under rules that have changed.
+var errRulesChanged = errors.New("the rules of a SKU changed")
+
+// decideLocked locks the rows, decides, and writes: two packets.
+func (c *committer) decideLocked(jobs []*job) (*lockedGroup, error) {
+	for {
+		k, err := c.lock(jobs)
+		if errors.Is(err, errRulesChanged) {
+			c.undo()
+			if c.conn == nil {
+				return nil, errNoConnection
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		l := &lockedGroup{jobs: jobs, rulings: make([]ruling, len(jobs))}
+		var w writes
+		for i, j := range jobs {
+			l.rulings[i] = decide(j.at, k[i], j.asks())
+			c.collect(&w, j, k[i], &l.rulings[i])
+		}
+		w.sort()
+		c.text.reset()
+		return l, c.execute(&w)
+	}
+}
+
+// errNoConnection is a connection that was lost before anything was sent.
+var errNoConnection = fmt.Errorf("the connection was lost: %w", driver.ErrBadConn)
+
+// collect adds what a ruling writes.
+func (c *committer) collect(w *writes, j *job, k *knowledge, r *ruling) {
+	if len(r.orders) == 0 {
+		return
+	}
+	orders := make([]sale.Order, len(r.orders))
+	for i, o := range r.orders {
+		orders[i] = *o
+	}
+	w.orders = append(w.orders, r.orders...)
+	for user, units := range r.units {
+		w.buyers = append(w.buyers, buyerUnits{j.sku.Name, user, units, k.sku.PerUserLimit})
+	}
+	for _, s := range r.stock {
+		if s.changed {
+			w.settled = append(w.settled, settledStock{j.sku.Name, s})
+		}
+	}
+	w.outbox = c.db.appendEvents(w.outbox, j.sku.Name, orders, j.at)
+}
+
+// lock begins a transaction, locks the jobs' rows in the order of all transactions,
+// and reads them. The SKUs' rules are read behind the stock rows' locks, without
+// which operators cannot change them: what is read there is exact.
+func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
+	s := c.text
+	s.reset()
+	s.statement(c.db.dialect.begin())
+	appendOrdersRead(s, jobs, c.db.dialect.forUpdate())
+	appendBuyersRead(s, jobs, c.db.dialect.forUpdate())
+	appendStockRead(s, jobs, c.db.dialect.forUpdate())
+	appendSKUsRead(s, jobs)
+
+	k := make([]*knowledge, len(jobs))
+	for i := range jobs {
+		k[i] = newKnowledge(jobs[i])
+	}
+	index := indexJobs(jobs)
+	found := make(map[sale.OrderID]sale.Order)
+	err := c.db.dialect.query(context.Background(), c.conn, s,
+		func(r *sql.Rows) error {
+			o, err := scanOrder(r)
+			found[o.ID] = o
+			return err
+		},
+		func(r *sql.Rows) error { return scanBuyer(r, index, k) },
+		func(r *sql.Rows) error { return scanStock(r, index, k, nil) },
+		func(r *sql.Rows) error {
+			sku, err := scanSKU(r)
+			if err != nil {
+				return err
+			}
+			if i, ok := index[sku.Name]; ok {
+				k[i].sku = sku
+			}
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	changed := false
+	for i, j := range jobs {
+		k[i].orders = found
+		if k[i].sku != nil && k[i].sku.PerUserLimit > 0 && j.sku.PerUserLimit == 0 {
+			changed = true
+		}
+		if k[i].sku != nil {
+			j.sku = k[i].sku
+		}
+	}
+	if changed {
+		return nil, errRulesChanged
+	}
+	return k, nil
+}

@@ -1,0 +1,47 @@
+package ledger
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics are the ledger's figures. Without a registerer they count unseen.
+type metrics struct {
+	groups   *prometheus.CounterVec // by path: optimistic, lock_first
+	claims   prometheus.Histogram
+	seconds  prometheus.Histogram
+	regroups prometheus.Counter
+	retries  *prometheus.CounterVec // by cause: contended, unknown
+	waiting  prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		groups: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flashgate_ledger_groups_total", Help: "Transactions committed, by path.",
+		}, []string{"path"}),
+		claims: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "flashgate_ledger_group_claims", Help: "Claims per group.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 12),
+		}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "flashgate_ledger_group_seconds", Help: "Time a group took from its first statement to its last verdict.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		regroups: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "flashgate_ledger_regroups_total", Help: "Groups that a constraint refused and that were split.",
+		}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flashgate_ledger_retries_total", Help: "Transactions tried again, by cause.",
+		}, []string{"cause"}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_ledger_waiting_claims", Help: "Claims that wait for a committer.",
+		}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}

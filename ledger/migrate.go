@@ -1,0 +1,90 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/pressly/goose/v3"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// schemaVersion is the newest migration of every dialect.
+const schemaVersion = 1
+
+// Migrate brings the database's schema up to this program's. Several may run at once:
+// one migrates, the others wait. It is safe to repeat.
+func Migrate(ctx context.Context, cfg Config) (err error) {
+	d, err := dialectOf(cfg.Driver)
+	if err != nil {
+		return err
+	}
+	pool, err := d.openForMigration(cfg.DSN)
+	if err != nil {
+		return fmt.Errorf("ledger.dsn: %w", err)
+	}
+	defer func() { err = errors.Join(err, pool.Close()) }()
+
+	conn, err := pool.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to the ledger: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := lockMigration(ctx, d, conn); err != nil {
+		return err
+	}
+
+	files, err := fs.Sub(migrations, "migrations/"+d.name())
+	if err != nil {
+		return err
+	}
+	kind := goose.DialectMySQL
+	if d.name() == "sqlite" {
+		kind = goose.DialectSQLite3
+	}
+	p, err := goose.NewProvider(kind, pool, files, goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		return fmt.Errorf("read the migrations: %w", err)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("migrate the ledger: %w", err)
+	}
+	return nil
+}
+
+// lockMigration makes concurrent migrations take turns. The lock belongs to the
+// connection and goes with it. SQLite's own lock suffices there.
+func lockMigration(ctx context.Context, d dialect, conn *sql.Conn) error {
+	if d.name() == "sqlite" {
+		return nil
+	}
+	var got sql.NullInt64
+	row := conn.QueryRowContext(ctx, "SELECT GET_LOCK(CONCAT('flashgate:', MD5(DATABASE())), ?)", int(time.Minute.Seconds()))
+	if err := row.Scan(&got); err != nil {
+		return fmt.Errorf("lock the migration: %w", err)
+	}
+	if got.Int64 != 1 {
+		return errors.New("another migration of this ledger has been running for a minute")
+	}
+	return nil
+}
+
+// checkMigrated refuses a database whose schema is older than this program. A newer
+// one is accepted: during a rolling upgrade the old program meets the new schema.
+func checkMigrated(ctx context.Context, conn *sql.Conn) error {
+	var version sql.NullInt64
+	err := conn.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version)
+	if err != nil && !isMissingTable(err) {
+		return err
+	}
+	if version.Int64 < schemaVersion {
+		return &proofError{fmt.Sprintf("its schema is version %d, this program needs %d: run flashgate migrate", version.Int64, schemaVersion)}
+	}
+	return nil
+}

@@ -1,0 +1,297 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"flashgate/sale"
+)
+
+// mysqlDialect speaks what MySQL 8 and MariaDB 10.6 have in common; comments of the
+// form /*M! */ are read by MariaDB only.
+type mysqlDialect struct{}
+
+// sessionSetup makes a connection independent of how the server is configured. A
+// gateway that freezes inside a transaction must not freeze a SKU: others wait 3 s
+// for its rows, and MariaDB ends its connection after 3 s.
+const sessionSetup = `SET NAMES utf8mb4 COLLATE utf8mb4_bin;
+SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
+SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,innodb_lock_wait_timeout=3,lock_wait_timeout=3/*M!,idle_transaction_timeout=3,check_constraint_checks=ON*/`
+
+func (mysqlDialect) name() string       { return "mysql" }
+func (mysqlDialect) singleWriter() bool { return false }
+
+func (d mysqlDialect) open(dsn string, callTimeout time.Duration) (*sql.DB, error) {
+	cfg, err := mysqlConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 3 * time.Second
+	}
+	if cfg.ReadTimeout == 0 {
+		cfg.ReadTimeout = callTimeout
+	}
+	if cfg.WriteTimeout == 0 {
+		cfg.WriteTimeout = callTimeout
+	}
+	return openMySQL(cfg, sessionSetup)
+}
+
+func (d mysqlDialect) openForMigration(dsn string) (*sql.DB, error) {
+	cfg, err := mysqlConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	cfg.ReadTimeout, cfg.WriteTimeout = 0, 0
+	return openMySQL(cfg, "SET NAMES utf8mb4 COLLATE utf8mb4_bin; SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+}
+
+// mysqlConfig adds the parameters that this package relies on, whatever the DSN says.
+func mysqlConfig(dsn string) (*mysql.Config, error) {
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.DBName == "" {
+		return nil, errors.New("it names no database")
+	}
+	cfg.MultiStatements = true
+	cfg.InterpolateParams = true
+	cfg.ClientFoundRows = false
+	cfg.ParseTime = false
+	cfg.Logger = &mysql.NopLogger{}
+	return cfg, nil
+}
+
+func openMySQL(cfg *mysql.Config, setup string) (*sql.DB, error) {
+	base, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(&setupConnector{base, setup}), nil
+}
+
+// setupConnector runs the set-up on every new connection.
+type setupConnector struct {
+	driver.Connector
+	setup string
+}
+
+func (c *setupConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x, ok := conn.(driver.ExecerContext)
+	if !ok {
+		return nil, errors.Join(errors.New("the driver cannot run text"), conn.Close())
+	}
+	if _, err := x.ExecContext(ctx, c.setup, nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("set up the connection: %w", err), conn.Close())
+	}
+	return conn, nil
+}
+
+func (mysqlDialect) classify(err error) failure {
+	if err == nil {
+		return noFailure
+	}
+	if errors.Is(err, driver.ErrBadConn) {
+		return notSent
+	}
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return outcomeOff
+	}
+	switch e.Number {
+	case 1062, // duplicate key
+		4025, 3819, // CHECK, MariaDB and MySQL
+		1242,       // the guard behind the stock rows: one of them did not exist
+		1690, 1264: // figures out of range
+		return violated
+	case 1205, 1213, 1020: // lock wait, deadlock, record changed
+		return contended
+	case 1053, 1927, 4031, 1317, 1180, 1158, 1159, 1160, 1161: // shutdown, killed, idle, interrupted, commit failed, network
+		return outcomeOff
+	}
+	return otherwise
+}
+
+func (mysqlDialect) appendString(b []byte, s string) []byte { return appendMySQLString(b, s) }
+func (mysqlDialect) appendBytes(b []byte, p []byte) []byte {
+	if len(p) <= 16 {
+		return appendHex(b, p)
+	}
+	return appendMySQLBinary(b, p)
+}
+func (mysqlDialect) begin() string                { return "START TRANSACTION" }
+func (mysqlDialect) forUpdate() string            { return " FOR UPDATE" }
+func (mysqlDialect) byPrimaryKey() string         { return " FORCE INDEX (PRIMARY)" }
+func (mysqlDialect) onConflict(string) string     { return " ON DUPLICATE KEY UPDATE " }
+func (mysqlDialect) offered(column string) string { return "VALUES(" + column + ")" }
+
+// hold takes the named lock that belongs to the committer. Where an earlier
+// connection of the committer still has it, that connection is ended first: once the
+// lock is ours, nothing sent on the earlier one can commit any more.
+func (mysqlDialect) hold(ctx context.Context, conn *sql.Conn, name string) (int64, error) {
+	for {
+		var got, owner sql.NullInt64
+		var step int64
+		row := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0), IS_USED_LOCK(?), @@SESSION.auto_increment_increment", name, name)
+		if err := row.Scan(&got, &owner, &step); err != nil {
+			return 0, err
+		}
+		if got.Int64 == 1 {
+			return step, nil
+		}
+		if owner.Valid {
+			// Gone in between is as good as killed.
+			var gone *mysql.MySQLError
+			if _, err := conn.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", owner.Int64)); err != nil && !errors.As(err, &gone) {
+				return 0, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// exec sends the whole script as one packet.
+func (mysqlDialect) exec(ctx context.Context, conn *sql.Conn, s *script) error {
+	return conn.Raw(func(dc any) error {
+		x, ok := dc.(driver.ExecerContext)
+		if !ok {
+			return errors.New("the driver cannot run text")
+		}
+		res, err := x.ExecContext(ctx, string(s.text), nil)
+		if err != nil {
+			return err
+		}
+		r, ok := res.(mysql.Result)
+		if !ok {
+			return nil
+		}
+		ids := r.AllLastInsertIds()
+		for i, m := range s.marks {
+			if m.what == outboxInsert && i < len(ids) {
+				s.firstOutboxID = ids[i]
+			}
+		}
+		return nil
+	})
+}
+
+// settings refuses a server whose configuration would break a promise.
+func (mysqlDialect) settings(ctx context.Context, conn *sql.Conn) error {
+	var version, mode, readOnly string
+	var flush, binlog, syncBinlog int
+	err := conn.QueryRowContext(ctx, `SELECT VERSION(), @@SESSION.sql_mode, @@GLOBAL.read_only,
+		@@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.log_bin, @@GLOBAL.sync_binlog`).
+		Scan(&version, &mode, &readOnly, &flush, &binlog, &syncBinlog)
+	if err != nil {
+		return err
+	}
+	switch {
+	case flush != 1:
+		return &proofError{fmt.Sprintf("innodb_flush_log_at_trx_commit is %d and must be 1: a reserved order must survive a power cut", flush)}
+	case binlog == 1 && syncBinlog != 1:
+		return &proofError{fmt.Sprintf("sync_binlog is %d and must be 1 while log_bin is on: recovery rolls back what the binary log lacks", syncBinlog)}
+	case !strings.Contains(mode, "STRICT_ALL_TABLES"):
+		return &proofError{"sql_mode is not strict: values out of range would be cut instead of refused"}
+	case readOnly != "0" && readOnly != "OFF":
+		// A replica may be promoted while we wait, so this is not final.
+		return fmt.Errorf("%s is read_only: is it a replica?", version)
+	}
+	return nil
+}
+
+func isMissingTable(err error) bool {
+	var e *mysql.MySQLError
+	if errors.As(err, &e) {
+		return e.Number == 1146
+	}
+	return isSQLiteMissingTable(err)
+}
+
+// takeStock adds units by upsert, which locks exactly the rows it names. A SKU whose
+// rules have changed since is refused by the CHECK. A row that did not exist would be
+// inserted: the guard behind notices, because an insert counts one row and an update
+// two, and fails by a subquery of two rows, before the COMMIT.
+func (mysqlDialect) takeStock(s *script, rows []takenUnits) {
+	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
+	for i, r := range rows {
+		s.comma(i)
+		s.stockTuple(r.sku, r.segment, sale.Stock{Total: r.units, Sold: r.units}, r.version)
+	}
+	s.raw(" ON DUPLICATE KEY UPDATE sold=IF(sku_version=VALUES(sku_version),sold+VALUES(sold),-1)")
+	s.end()
+	s.guardUpserts(len(rows))
+}
+
+// settleStock gives locked rows their new figures.
+func (mysqlDialect) settleStock(s *script, rows []settledStock) {
+	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
+	for i, r := range rows {
+		s.comma(i)
+		s.stockTuple(r.sku, r.segment, r.Stock, 0)
+	}
+	s.raw(" ON DUPLICATE KEY UPDATE total=VALUES(total),sold=VALUES(sold)")
+	s.end()
+	s.guardUpserts(len(rows))
+}
+
+func (s *script) stockTuple(sku string, segment int, st sale.Stock, version int64) {
+	s.raw("(")
+	s.str(sku)
+	s.raw(",")
+	s.int(int64(segment))
+	s.raw(",")
+	s.int(st.Total)
+	s.raw(",")
+	s.int(st.Reserved)
+	s.raw(",")
+	s.int(st.Sold)
+	s.raw(",")
+	s.int(version)
+	s.raw(")")
+}
+
+func (s *script) guardUpserts(rows int) {
+	s.raw("DO IF(ROW_COUNT()=")
+	s.int(int64(2 * rows))
+	s.raw(",0,(SELECT 1 UNION ALL SELECT 2))")
+	s.end()
+}
+
+// query sends the script as one packet and hands each result set to its reader.
+func (mysqlDialect) query(ctx context.Context, conn *sql.Conn, s *script, read ...func(*sql.Rows) error) error {
+	rows, err := conn.QueryContext(ctx, string(s.text))
+	if err != nil {
+		return err
+	}
+	for i, fn := range read {
+		if i > 0 && !rows.NextResultSet() {
+			return closeRows(rows, errors.New("a result set is missing"))
+		}
+		for rows.Next() {
+			if err := fn(rows); err != nil {
+				return closeRows(rows, err)
+			}
+		}
+		if err := rows.Err(); err != nil {
+			return closeRows(rows, err)
+		}
+	}
+	return closeRows(rows, nil)
+}

@@ -1,0 +1,277 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"flashgate/sale"
+)
+
+// commitOptimistic writes the jobs' claims as offered, in one transaction, and answers
+// them. It returns the jobs that have to be decided under locks instead: those that a
+// constraint refused, or all of them where it cannot tell.
+func (c *committer) commitOptimistic(jobs []*job) (locked []*job) {
+	g := c.prepare(jobs)
+	if g == nil {
+		// An order id occurs twice: which claim is the repeat is decided in memory.
+		return jobs
+	}
+	switch c.run(g.jobs, func() error { return c.write(g) }) {
+	case settled:
+		g.answer()
+		return nil
+	case gaveUp:
+		return nil
+	case refused:
+	default:
+		return jobs
+	}
+	c.db.metrics.regroups.Inc()
+	offenders, rest := c.diagnose(jobs)
+	if len(offenders) == 0 || len(rest) == 0 {
+		return jobs
+	}
+	g = c.prepare(rest)
+	switch c.run(g.jobs, func() error { return c.write(g) }) {
+	case settled:
+		g.answer()
+		return offenders
+	case gaveUp:
+		return offenders
+	}
+	return jobs
+}
+
+// ending is how run ended.
+type ending uint8
+
+const (
+	settled  ending = iota // committed
+	refused                // a constraint said no; rolled back
+	isolated               // too contended, refused for another reason, or unsure: decide under locks
+	gaveUp                 // the jobs were answered with an error
+)
+
+// run executes a transaction, which attempt writes to the end, until its outcome is
+// known. After an attempt whose outcome is unknown the jobs are marked unsure and go
+// to the locked path, which recognises what is already there.
+func (c *committer) run(jobs []*job, attempt func() error) ending {
+	start := time.Now()
+	for try := 1; ; try++ {
+		if err := c.connect(); err != nil {
+			if c.mayWait(jobs, start) {
+				continue
+			}
+			failAll(jobs, err)
+			return gaveUp
+		}
+		err := attempt()
+		switch c.db.dialect.classify(err) {
+		case noFailure:
+			return settled
+		case violated:
+			c.undo()
+			return refused
+		case contended:
+			c.undo()
+			c.db.metrics.retries.WithLabelValues("contended").Inc()
+			if try >= maxContended || time.Since(start) > c.db.cfg.RetryFor/2 {
+				return isolated
+			}
+		case notSent:
+			c.drop()
+			if try >= maxContended {
+				failAll(jobs, err)
+				return gaveUp
+			}
+		case outcomeOff:
+			c.drop()
+			c.db.noteErr(err)
+			c.db.log.Warn("the outcome of a commit is unknown; offering the same orders again", "error", err)
+			c.db.metrics.retries.WithLabelValues("unknown").Inc()
+			for _, j := range jobs {
+				j.unsure = true
+			}
+			return isolated
+		case otherwise:
+			c.undo()
+			c.db.noteErr(err)
+			c.db.log.Error("the ledger refused a group", "error", err)
+			return isolated
+		}
+	}
+}
+
+// mayWait sleeps a little and reports true while jobs whose outcome is unknown may
+// still wait for the database. The others have lost nothing and are told at once.
+func (c *committer) mayWait(jobs []*job, start time.Time) bool {
+	unsure := false
+	for _, j := range jobs {
+		unsure = unsure || j.unsure
+	}
+	if !unsure || time.Since(start) > c.db.cfg.RetryFor {
+		return false
+	}
+	time.Sleep(50 * time.Millisecond)
+	return true
+}
+
+func failAll(jobs []*job, err error) {
+	for _, j := range jobs {
+		j.fail(err)
+	}
+}
+
+// optimisticGroup is a group that is ready to be written.
+type optimisticGroup struct {
+	jobs     []*job
+	verdicts [][]sale.Verdict
+	w        writes
+}
+
+// prepare makes every claim's order. It returns nil when an order id occurs twice.
+func (c *committer) prepare(jobs []*job) *optimisticGroup {
+	g := &optimisticGroup{jobs: jobs, verdicts: make([][]sale.Verdict, len(jobs))}
+	claims := 0
+	for _, j := range jobs {
+		claims += j.claims()
+	}
+	g.w.orders = make([]*sale.Order, 0, claims)
+	g.w.taken = make([]takenUnits, 0, claims)
+	for i, j := range jobs {
+		asks := j.asks()
+		orders := make([]sale.Order, len(asks))
+		verdicts := make([]sale.Verdict, len(asks))
+		for n, a := range asks {
+			orders[n] = sale.NewOrder(a.claim, j.sku, a.segment, j.at)
+			verdicts[n] = sale.Verdict{Outcome: sale.Reserved, Order: &orders[n]}
+			g.w.orders = append(g.w.orders, &orders[n])
+			if j.sku.PerUserLimit > 0 {
+				g.w.buyers = append(g.w.buyers, buyerUnits{j.sku.Name, a.claim.User, a.claim.Quantity, j.sku.PerUserLimit})
+			}
+			g.w.taken = append(g.w.taken, takenUnits{j.sku.Name, a.segment, a.claim.Quantity, j.sku.Version})
+		}
+		g.verdicts[i] = verdicts
+		g.w.outbox = c.db.appendEvents(g.w.outbox, j.sku.Name, orders, j.at)
+	}
+	if g.w.sort() {
+		return nil
+	}
+	return g
+}
+
+// appendEvents appends the outbox rows that tell of new orders of one SKU.
+func (db *DB) appendEvents(rows []sale.OutboxRow, sku string, orders []sale.Order, at int64) []sale.OutboxRow {
+	if len(orders) == 0 {
+		return rows
+	}
+	rows = append(rows, db.newOutboxRow(sku, sale.KindReserved, orders, at))
+	var coupons []sale.Order
+	for i := range orders {
+		if orders[i].Coupon != "" {
+			coupons = append(coupons, orders[i])
+		}
+	}
+	if len(coupons) > 0 {
+		rows = append(rows, db.newOutboxRow(sku, sale.KindCouponRedeem, coupons, at))
+	}
+	return rows
+}
+
+// write runs the group's transaction, in one packet, and announces it.
+func (c *committer) write(g *optimisticGroup) error {
+	c.text.reset()
+	c.text.statement(c.db.dialect.begin())
+	if err := c.execute(&g.w); err != nil {
+		return err
+	}
+	c.db.metrics.groups.WithLabelValues("optimistic").Inc()
+	return nil
+}
+
+// execute appends the writes to the script that the caller began, runs it, and
+// announces what was committed. Acknowledged outbox rows go along; where they may not
+// have been deleted they are put back.
+func (c *committer) execute(w *writes) error {
+	w.acked = c.db.acks.take(2 * ackChunk)
+	w.append(c.text)
+	if err := c.db.dialect.exec(context.Background(), c.conn, c.text); err != nil {
+		c.db.acks.put(w.acked)
+		return err
+	}
+	c.committed(w)
+	return nil
+}
+
+func (g *optimisticGroup) answer() {
+	for i, j := range g.jobs {
+		j.answer(g.verdicts[i], nil)
+	}
+}
+
+// diagnose finds the jobs whose claims contradict what the database holds. The reads
+// are plain: a mistake costs a second refusal, not a wrong verdict.
+func (c *committer) diagnose(jobs []*job) (offenders, rest []*job) {
+	if len(jobs) == 1 {
+		return jobs, nil
+	}
+	k := make([]*knowledge, len(jobs))
+	versions := make(map[stockKey]int64)
+	s := newScript(c.db.dialect)
+	for i := range jobs {
+		k[i] = newKnowledge(jobs[i])
+	}
+	appendOrdersRead(s, jobs, "")
+	appendBuyersRead(s, jobs, "")
+	appendStockRead(s, jobs, "")
+	index := indexJobs(jobs)
+	orders := make(map[sale.OrderID]bool)
+	err := c.connect()
+	if err == nil {
+		err = c.db.dialect.query(context.Background(), c.conn, s,
+			func(r *sql.Rows) error {
+				o, err := scanOrder(r)
+				orders[o.ID] = true
+				return err
+			},
+			func(r *sql.Rows) error { return scanBuyer(r, index, k) },
+			func(r *sql.Rows) error { return scanStock(r, index, k, versions) })
+	}
+	if err != nil {
+		c.drop()
+		return nil, jobs
+	}
+	for i, j := range jobs {
+		if k[i].contradicts(j, orders, versions) {
+			offenders = append(offenders, j)
+		} else {
+			rest = append(rest, j)
+		}
+	}
+	return offenders, rest
+}
+
+// contradicts reports whether the job's claims cannot all be reserved as offered.
+func (k *knowledge) contradicts(j *job, orders map[sale.OrderID]bool, versions map[stockKey]int64) bool {
+	units := make(map[string]int64)
+	taken := make(map[int]int64)
+	for _, a := range j.asks() {
+		if orders[a.claim.ID] {
+			return true
+		}
+		units[a.claim.User] += a.claim.Quantity
+		taken[a.segment] += a.claim.Quantity
+		if limit := j.sku.PerUserLimit; limit > 0 && k.units[a.claim.User]+units[a.claim.User] > limit {
+			return true
+		}
+	}
+	for _, s := range k.stock {
+		stale := versions[stockKey{j.sku.Name, s.segment}] != j.sku.Version
+		if n := taken[s.segment]; n > 0 && (n > s.Available() || stale) {
+			return true
+		}
+		delete(taken, s.segment)
+	}
+	return len(taken) > 0
+}

@@ -1,0 +1,151 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"slices"
+	"sync"
+	"time"
+
+	"flashgate/sale"
+)
+
+// ackList holds the outbox ids that the world has acknowledged, until a transaction
+// deletes their rows.
+type ackList struct {
+	mu  sync.Mutex
+	ids []int64
+}
+
+func (l *ackList) put(ids []int64) {
+	l.mu.Lock()
+	l.ids = append(l.ids, ids...)
+	l.mu.Unlock()
+}
+
+// take returns at most limit ids in key order.
+func (l *ackList) take(limit int) []int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := min(limit, len(l.ids))
+	if n == 0 {
+		return nil
+	}
+	taken := slices.Clone(l.ids[:n])
+	l.ids = slices.Delete(l.ids, 0, n)
+	slices.Sort(taken)
+	return taken
+}
+
+// ackChunk is how many acknowledged rows one transaction deletes.
+const ackChunk = 1000
+
+// ackPeriod is how long acknowledged rows may wait for a group to take them along.
+const ackPeriod = time.Second
+
+// Acked says that these outbox rows were published and acknowledged. It never blocks;
+// the rows go with the next group, or after a second. Deleting twice does nothing.
+func (db *DB) Acked(ids []int64) { db.acks.put(ids) }
+
+// runAcks deletes what no group has taken along.
+func (db *DB) runAcks(ctx context.Context) error {
+	tick := time.NewTicker(ackPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			// What is left is published again after the next start, under the same ids.
+			return nil
+		case <-tick.C:
+		}
+		for ids := db.acks.take(ackChunk); len(ids) > 0; ids = db.acks.take(ackChunk) {
+			err := db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error {
+				s := newScript(db.dialect)
+				appendDeleteOutbox(s, ids)
+				return db.dialect.exec(ctx, conn, s)
+			})
+			if err != nil {
+				db.acks.put(ids)
+				_ = db.away(ctx, err)
+				break
+			}
+		}
+	}
+}
+
+func appendDeleteOutbox(s *script, ids []int64) {
+	if len(ids) == 0 {
+		return
+	}
+	s.raw("DELETE FROM outbox WHERE id IN (")
+	for i, id := range ids {
+		s.comma(i)
+		s.int(id)
+	}
+	s.raw(")")
+	s.end()
+}
+
+// appendInsertOutbox inserts the rows; after exec, numberOutbox gives them their ids.
+func appendInsertOutbox(s *script, rows []sale.OutboxRow) {
+	if len(rows) == 0 {
+		return
+	}
+	s.raw("INSERT INTO outbox (msg_id,sku,kind,payload,at) VALUES ")
+	for i := range rows {
+		r := &rows[i]
+		s.comma(i)
+		s.raw("(")
+		s.bytes(r.MsgID[:])
+		s.raw(",")
+		s.str(r.SKU)
+		s.raw(",")
+		s.str(string(r.Kind))
+		s.raw(",")
+		s.bytes(r.Payload)
+		s.raw(",")
+		s.int(r.At)
+		s.raw(")")
+	}
+	s.endMarked(outboxInsert, len(rows))
+}
+
+// newOutboxRow makes a row that has no id yet.
+func (db *DB) newOutboxRow(sku string, kind sale.Kind, orders []sale.Order, at int64) sale.OutboxRow {
+	r := sale.OutboxRow{SKU: sku, Kind: kind, At: at, Payload: db.cfg.Encode(kind, orders)}
+	// crypto/rand.Read never fails on the supported systems: it ends the program instead.
+	_, _ = rand.Read(r.MsgID[:])
+	return r
+}
+
+// PendingOutbox returns up to limit rows older than olderThan, in row order, after
+// the row afterID: what nobody has acknowledged so far.
+func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int) ([]sale.OutboxRow, error) {
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	rows, err := db.sql.QueryContext(ctx,
+		"SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id > ? AND at <= ? ORDER BY id LIMIT ?",
+		afterID, db.Now()-olderThan.Milliseconds(), limit)
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	var out []sale.OutboxRow
+	for rows.Next() {
+		var r sale.OutboxRow
+		var msg []byte
+		var kind string
+		if err = rows.Scan(&r.ID, &msg, &r.SKU, &kind, &r.Payload, &r.At); err != nil {
+			break
+		}
+		copy(r.MsgID[:], msg)
+		r.Kind = sale.Kind(kind)
+		out = append(out, r)
+	}
+	if err := closeRows(rows, err); err != nil {
+		return nil, db.away(ctx, err)
+	}
+	db.noteErr(nil)
+	return out, nil
+}

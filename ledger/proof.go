@@ -1,0 +1,94 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+)
+
+// proofError says that the database answers but cannot keep the ledger's promises.
+// No waiting mends it, so it ends Run.
+type proofError struct{ what string }
+
+func (e *proofError) Error() string { return "the ledger cannot be trusted: " + e.what }
+
+// prove checks the schema's version, the server's settings, and that each constraint
+// bites, in a transaction that is rolled back.
+func (db *DB) prove(ctx context.Context) (err error) {
+	conn, err := db.sql.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := checkMigrated(ctx, conn); err != nil {
+		return err
+	}
+	if err := db.dialect.settings(ctx, conn); err != nil {
+		return err
+	}
+	if _, err := conn.ExecContext(ctx, db.dialect.begin()); err != nil {
+		return err
+	}
+	if err := db.proveConstraints(ctx, conn); err != nil {
+		discard(conn)
+		return err
+	}
+	_, err = conn.ExecContext(ctx, "ROLLBACK")
+	return err
+}
+
+// proveConstraints offers what must be refused. The SKU's name is not a valid one, so
+// that no real row is touched, and random, so that gateways that start together do
+// not wait for each other.
+func (db *DB) proveConstraints(ctx context.Context, conn *sql.Conn) error {
+	name := "?" + rand.Text()
+	var id [16]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return err
+	}
+	const stock = "INSERT INTO stock (sku, segment, total, reserved, sold, sku_version) VALUES (%s, 0, %s, 1)"
+	const buyer = "INSERT INTO buyers (sku, user_id, units, unit_limit) VALUES (%s, 'u', %s)"
+	const order = "INSERT INTO orders (order_id, sku, segment, user_id, quantity, amount, currency, coupon, request_hash, reserved_at, pay_by) VALUES (%s, %s, 0, 'u', 1, 0, 'XXX', '', x'0000000000000000', 1, 1)"
+	sku := string(db.dialect.appendString(nil, name))
+	oid := string(db.dialect.appendBytes(nil, id[:]))
+	steps := []struct {
+		promise, sql string
+		refused      bool
+	}{
+		{"the CHECK on stock refuses to sell more than there is", fmt.Sprintf(stock, sku, "1, 0, 2"), true},
+		{"the CHECK on stock refuses to sell what is reserved", fmt.Sprintf(stock, sku, "2, 1, 2"), true},
+		{"the CHECK on stock refuses sold below zero", fmt.Sprintf(stock, sku, "1, 0, -1"), true},
+		{"the CHECK on stock refuses a total below zero", fmt.Sprintf(stock, sku, "-1, 0, 0"), true},
+		{"the CHECK on stock refuses reserved below zero", fmt.Sprintf(stock, sku, "1, -1, 0"), true},
+		{"stock takes a good row", fmt.Sprintf(stock, sku, "1, 0, 1"), false},
+		{"the CHECK on stock refuses an update", "UPDATE stock SET sold = sold + 1 WHERE sku = " + sku, true},
+		{"stock has one row per SKU and segment", fmt.Sprintf(stock, sku, "1, 0, 0"), true},
+		{"the CHECK on buyers refuses units beyond the limit", fmt.Sprintf(buyer, sku, "2, 1"), true},
+		{"the CHECK on buyers refuses units below zero", fmt.Sprintf(buyer, sku, "-1, 0"), true},
+		{"buyers takes a good row", fmt.Sprintf(buyer, sku, "1, 1"), false},
+		{"the CHECK on buyers refuses an update", "UPDATE buyers SET units = units + 1 WHERE sku = " + sku, true},
+		{"buyers has one row per SKU and user", fmt.Sprintf(buyer, sku, "1, 0"), true},
+		{"orders takes a good row", fmt.Sprintf(order, oid, sku), false},
+		{"orders has one row per order id", fmt.Sprintf(order, oid, sku), true},
+	}
+	for _, s := range steps {
+		_, err := conn.ExecContext(ctx, s.sql)
+		switch f := db.dialect.classify(err); {
+		case f == violated && s.refused, f == noFailure && !s.refused:
+		case f == noFailure || f == otherwise || f == violated:
+			return &proofError{fmt.Sprintf("it was to hold that %s, but the database answered: %v", s.promise, orAccepted(err))}
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+func orAccepted(err error) any {
+	if err == nil {
+		return "accepted"
+	}
+	return err
+}

@@ -1,0 +1,209 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"flashgate/sale"
+)
+
+// orderColumns is what scanOrder reads, in its order.
+const orderColumns = "order_id, sku, segment, user_id, quantity, amount, currency, coupon, status, request_hash, reserved_at, pay_by, version"
+
+// scanner is what a row of either kind offers.
+type scanner interface{ Scan(dest ...any) error }
+
+func scanOrder(r scanner) (sale.Order, error) {
+	var o sale.Order
+	var id, hash []byte
+	var status string
+	if err := r.Scan(&id, &o.SKU, &o.Segment, &o.User, &o.Quantity, &o.Amount, &o.Currency, &o.Coupon,
+		&status, &hash, &o.ReservedAt, &o.PayBy, &o.Version); err != nil {
+		return o, err
+	}
+	if len(id) != len(o.ID) || len(hash) != len(o.Hash) {
+		return o, fmt.Errorf("an order row has a key of %d and a hash of %d bytes", len(id), len(hash))
+	}
+	copy(o.ID[:], id)
+	copy(o.Hash[:], hash)
+	var err error
+	o.Status, err = sale.ParseStatus(status)
+	return o, err
+}
+
+// findChunk is how many ids one read asks for.
+const findChunk = 1000
+
+// Find returns those of the orders that have a row. Errors wrap sale.ErrUnavailable.
+func (db *DB) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	found := make(map[sale.OrderID]sale.Order)
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	for len(ids) > 0 {
+		n := min(len(ids), findChunk)
+		if err := db.findChunk(ctx, ids[:n], found); err != nil {
+			return nil, db.away(ctx, err)
+		}
+		ids = ids[n:]
+	}
+	db.noteErr(nil)
+	return found, nil
+}
+
+func (db *DB) findChunk(ctx context.Context, ids []sale.OrderID, found map[sale.OrderID]sale.Order) error {
+	q := db.appendOrdersByID(nil, ids)
+	rows, err := db.sql.QueryContext(ctx, string(q))
+	if err != nil {
+		return err
+	}
+	return scanOrders(rows, found)
+}
+
+func (db *DB) appendOrdersByID(q []byte, ids []sale.OrderID) []byte {
+	q = append(q, "SELECT "+orderColumns+" FROM orders WHERE order_id IN ("...)
+	for i := range ids {
+		if i > 0 {
+			q = append(q, ',')
+		}
+		q = db.dialect.appendBytes(q, ids[i][:])
+	}
+	return append(q, ')')
+}
+
+// scanOrders reads the result set to its end and closes it.
+func scanOrders(rows *sql.Rows, found map[sale.OrderID]sale.Order) error {
+	for rows.Next() {
+		o, err := scanOrder(rows)
+		if err != nil {
+			return closeRows(rows, err)
+		}
+		found[o.ID] = o
+	}
+	return closeRows(rows, nil)
+}
+
+// Order returns one order, or sale.ErrUnknownOrder.
+func (db *DB) Order(ctx context.Context, id sale.OrderID) (sale.Order, error) {
+	found, err := db.Find(ctx, []sale.OrderID{id})
+	if err != nil {
+		return sale.Order{}, err
+	}
+	o, ok := found[id]
+	if !ok {
+		return sale.Order{}, sale.ErrUnknownOrder
+	}
+	return o, nil
+}
+
+// Stock returns the SKU's units by segment: an empty map when it has no rows.
+func (db *DB) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error) {
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	rows, err := db.sql.QueryContext(ctx, "SELECT segment, total, reserved, sold FROM stock WHERE sku = ?", sku)
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	out := make(map[int]sale.Stock)
+	for rows.Next() {
+		var seg int
+		var s sale.Stock
+		if err = rows.Scan(&seg, &s.Total, &s.Reserved, &s.Sold); err != nil {
+			break
+		}
+		out[seg] = s
+	}
+	if err := closeRows(rows, err); err != nil {
+		return nil, db.away(ctx, err)
+	}
+	db.noteErr(nil)
+	return out, nil
+}
+
+// eachChunk is how many rows EachOrder and EachBuyer hand over at once.
+const eachChunk = 5000
+
+// EachOrder streams the ids and segments of every order of the SKU, of any status, in
+// chunks that fn must not keep. Orders committed while it runs may be missing. An
+// error of fn ends it and is returned as it is.
+func (db *DB) EachOrder(ctx context.Context, sku string, fn func(ids []sale.OrderID, segments []int) error) error {
+	ids := make([]sale.OrderID, 0, eachChunk)
+	segments := make([]int, 0, eachChunk)
+	flush := func() error {
+		if len(ids) == 0 {
+			return nil
+		}
+		err := fn(ids, segments)
+		ids, segments = ids[:0], segments[:0]
+		return err
+	}
+	var id sql.RawBytes
+	var segment int
+	return db.stream(ctx, "SELECT order_id, segment FROM orders WHERE sku = ?", sku, []any{&id, &segment}, func() error {
+		if len(id) != len(sale.OrderID{}) {
+			return fmt.Errorf("an order row has a key of %d bytes", len(id))
+		}
+		ids, segments = append(ids, sale.OrderID(id)), append(segments, segment)
+		if len(ids) < eachChunk {
+			return nil
+		}
+		return flush()
+	}, flush)
+}
+
+// EachBuyer streams the buyers of the SKU that hold units, and how many, in chunks
+// that fn must not keep. It is empty for SKUs without a limit.
+func (db *DB) EachBuyer(ctx context.Context, sku string, fn func(users []string, units []int64) error) error {
+	users := make([]string, 0, eachChunk)
+	units := make([]int64, 0, eachChunk)
+	flush := func() error {
+		if len(users) == 0 {
+			return nil
+		}
+		err := fn(users, units)
+		users, units = users[:0], units[:0]
+		return err
+	}
+	var user string
+	var n int64
+	return db.stream(ctx, "SELECT user_id, units FROM buyers WHERE sku = ? AND units > 0", sku, []any{&user, &n}, func() error {
+		users, units = append(users, user), append(units, n)
+		if len(users) < eachChunk {
+			return nil
+		}
+		return flush()
+	}, flush)
+}
+
+// stream reads a result set row by row into dest, and ends with last.
+func (db *DB) stream(ctx context.Context, query, arg string, dest []any, row, last func() error) error {
+	if !db.Ready() {
+		return db.notReady()
+	}
+	rows, err := db.sql.QueryContext(ctx, query, arg)
+	if err != nil {
+		return db.away(ctx, err)
+	}
+	for rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
+			return db.away(ctx, closeRows(rows, err))
+		}
+		if err := row(); err != nil {
+			return errors.Join(err, rows.Close())
+		}
+	}
+	if err := closeRows(rows, nil); err != nil {
+		return db.away(ctx, err)
+	}
+	return last()
+}
+
+func (db *DB) notReady() error {
+	if err := db.Err(); err != nil {
+		return fmt.Errorf("%w: the ledger has not been reached yet: %w", sale.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: the ledger has not been proved yet", sale.ErrUnavailable)
+}

@@ -1,0 +1,136 @@
+package ledger
+
+import (
+	"database/sql"
+	"slices"
+)
+
+// The reads of a group, one statement each over all its jobs. The rows come in key
+// order: the lists are sorted, and the primary key is forced, because a scan of a
+// small table would lock every row in it.
+
+type stockKey struct {
+	sku     string
+	segment int
+}
+
+func newKnowledge(j *job) *knowledge {
+	k := &knowledge{units: make(map[string]int64)}
+	if j.unsure {
+		k.ours = j.at
+	}
+	return k
+}
+
+// indexJobs finds a job by its SKU.
+func indexJobs(jobs []*job) map[string]int {
+	index := make(map[string]int, len(jobs))
+	for i, j := range jobs {
+		index[j.sku.Name] = i
+	}
+	return index
+}
+
+func appendOrdersRead(s *script, jobs []*job, tail string) {
+	s.raw("SELECT " + orderColumns + " FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id IN (")
+	n := 0
+	for _, j := range jobs {
+		for _, p := range j.parts {
+			for i := range p.w.asks {
+				s.comma(n)
+				s.bytes(p.w.asks[i].claim.ID[:])
+				n++
+			}
+		}
+	}
+	s.raw(") ORDER BY order_id" + tail)
+	s.endMarked(selects, 0)
+}
+
+func appendBuyersRead(s *script, jobs []*job, tail string) {
+	s.raw("SELECT sku, user_id, units FROM buyers" + s.dialect.byPrimaryKey() + " WHERE ")
+	any := false
+	for _, j := range jobs {
+		if j.sku.PerUserLimit == 0 {
+			continue
+		}
+		if any {
+			s.raw(" OR ")
+		}
+		any = true
+		s.raw("(sku=")
+		s.str(j.sku.Name)
+		s.raw(" AND user_id IN (")
+		for i, user := range usersOf(j) {
+			s.comma(i)
+			s.str(user)
+		}
+		s.raw("))")
+	}
+	if !any {
+		s.raw("sku=''")
+	}
+	s.raw(" ORDER BY sku, user_id" + tail)
+	s.endMarked(selects, 0)
+}
+
+func usersOf(j *job) []string {
+	users := make([]string, 0, j.claims())
+	for _, p := range j.parts {
+		for i := range p.w.asks {
+			users = append(users, p.w.asks[i].claim.User)
+		}
+	}
+	slices.Sort(users)
+	return slices.Compact(users)
+}
+
+func scanBuyer(r *sql.Rows, index map[string]int, k []*knowledge) error {
+	var sku, user string
+	var units int64
+	if err := r.Scan(&sku, &user, &units); err != nil {
+		return err
+	}
+	if i, ok := index[sku]; ok {
+		k[i].units[user] = units
+	}
+	return nil
+}
+
+func appendSKUList(s *script, jobs []*job) {
+	for i, j := range jobs {
+		s.comma(i)
+		s.str(j.sku.Name)
+	}
+}
+
+func appendStockRead(s *script, jobs []*job, tail string) {
+	s.raw("SELECT sku, segment, total, reserved, sold, sku_version FROM stock" + s.dialect.byPrimaryKey() + " WHERE sku IN (")
+	appendSKUList(s, jobs)
+	s.raw(") ORDER BY sku, segment" + tail)
+	s.endMarked(selects, 0)
+}
+
+// scanStock also notes which version of its SKU the row knows, where versions is given.
+func scanStock(r *sql.Rows, index map[string]int, k []*knowledge, versions map[stockKey]int64) error {
+	var sku string
+	var version int64
+	var st segmentStock
+	if err := r.Scan(&sku, &st.segment, &st.Total, &st.Reserved, &st.Sold, &version); err != nil {
+		return err
+	}
+	if i, ok := index[sku]; ok {
+		k[i].stock = append(k[i].stock, st)
+	}
+	if versions != nil {
+		versions[stockKey{sku, st.segment}] = version
+	}
+	return nil
+}
+
+func appendSKUsRead(s *script, jobs []*job) {
+	s.raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
+	appendSKUList(s, jobs)
+	s.raw(")")
+	s.endMarked(selects, 0)
+}

@@ -1,0 +1,64 @@
+package ledger
+
+import "strconv"
+
+// script is the text of one transaction, statement by statement, without arguments:
+// it goes to the server in one packet, so that a group costs one round trip, and
+// nothing can freeze between its locks and its commit.
+type script struct {
+	dialect dialect
+	text    []byte
+	ends    []int  // where each statement ends in text
+	marks   []mark // parallel to ends
+	// firstOutboxID is set by exec: the id of the first row that the statement
+	// marked outboxInsert made, 0 when there was none; the others follow in steps.
+	firstOutboxID int64
+}
+
+// mark says what exec has to look at after a statement.
+type mark struct {
+	what attention
+	rows int
+}
+
+type attention uint8
+
+const (
+	plain        attention = iota
+	selects                // has a result set (query only)
+	outboxInsert           // learn the ids of its rows
+	stockUpdate            // so many rows must have been there (SQLite)
+)
+
+func newScript(d dialect) *script { return &script{dialect: d} }
+
+func (s *script) reset() {
+	s.text, s.ends, s.marks, s.firstOutboxID = s.text[:0], s.ends[:0], s.marks[:0], 0
+}
+
+// end closes the statement that was being appended.
+func (s *script) end() { s.endMarked(plain, 0) }
+
+func (s *script) endMarked(what attention, rows int) {
+	s.text = append(s.text, ';')
+	s.ends = append(s.ends, len(s.text))
+	s.marks = append(s.marks, mark{what, rows})
+}
+
+// statement appends a whole statement.
+func (s *script) statement(sql string) {
+	s.text = append(s.text, sql...)
+	s.end()
+}
+
+func (s *script) raw(sql string) { s.text = append(s.text, sql...) }
+func (s *script) str(v string)   { s.text = s.dialect.appendString(s.text, v) }
+func (s *script) bytes(v []byte) { s.text = s.dialect.appendBytes(s.text, v) }
+func (s *script) int(v int64)    { s.text = strconv.AppendInt(s.text, v, 10) }
+
+// comma separates the items of a list; i is the number of the one that follows.
+func (s *script) comma(i int) {
+	if i > 0 {
+		s.text = append(s.text, ',')
+	}
+}

@@ -1,0 +1,197 @@
+package ledger
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/rand"
+	"slices"
+
+	"flashgate/sale"
+)
+
+// writes is everything one transaction writes, over all its SKUs. Each list is
+// written in key order, and the lists in the order in which every transaction locks:
+// orders, buyers, outbox, stock. Breaking it makes deadlocks by the dozen.
+type writes struct {
+	orders []*sale.Order
+	buyers []buyerUnits
+	outbox []sale.OutboxRow
+	acked  []int64 // outbox rows to delete
+	// taken are units to add to stock rows whose rules must be as offered; settled
+	// are rows that are locked and get absolute figures. A transaction has one kind.
+	taken   []takenUnits
+	settled []settledStock
+}
+
+// buyerUnits are units to add to a buyer of a SKU that has a limit.
+type buyerUnits struct {
+	sku, user    string
+	units, limit int64
+}
+
+// takenUnits are units that an optimistic group takes from a stock row.
+type takenUnits struct {
+	sku     string
+	segment int
+	units   int64
+	version int64 // of the SKU whose rules the claims were offered under
+}
+
+type settledStock struct {
+	sku string
+	segmentStock
+}
+
+func compareIDs(a, b *sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) }
+
+// sort brings every list into key order and merges what has the same key. It reports
+// whether two orders have the same id.
+func (w *writes) sort() (repeated bool) {
+	slices.SortFunc(w.orders, compareIDs)
+	for i := 1; i < len(w.orders); i++ {
+		if w.orders[i].ID == w.orders[i-1].ID {
+			repeated = true
+		}
+	}
+	slices.SortFunc(w.buyers, func(a, b buyerUnits) int {
+		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.user, b.user))
+	})
+	w.buyers = merge(w.buyers, func(into, from *buyerUnits) bool {
+		if into.sku != from.sku || into.user != from.user {
+			return false
+		}
+		into.units += from.units
+		return true
+	})
+	slices.SortFunc(w.taken, func(a, b takenUnits) int {
+		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
+	})
+	w.taken = merge(w.taken, func(into, from *takenUnits) bool {
+		if into.sku != from.sku || into.segment != from.segment {
+			return false
+		}
+		into.units += from.units
+		return true
+	})
+	slices.SortFunc(w.settled, func(a, b settledStock) int {
+		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
+	})
+	return repeated
+}
+
+// merge folds neighbours together for which join says so.
+func merge[T any](list []T, join func(into, from *T) bool) []T {
+	n := 0
+	for i := range list {
+		if n > 0 && join(&list[n-1], &list[i]) {
+			continue
+		}
+		list[n] = list[i]
+		n++
+	}
+	return list[:n]
+}
+
+// append writes the statements, and the COMMIT directly behind the stock rows: those
+// are what all buyers of a SKU wait for.
+func (w *writes) append(s *script) {
+	w.appendOrders(s)
+	w.appendBuyers(s)
+	appendDeleteOutbox(s, w.acked)
+	appendInsertOutbox(s, w.outbox)
+	w.appendDue(s)
+	if len(w.taken) > 0 {
+		s.dialect.takeStock(s, w.taken)
+	}
+	if len(w.settled) > 0 {
+		s.dialect.settleStock(s, w.settled)
+	}
+	s.statement("COMMIT")
+}
+
+func (w *writes) appendOrders(s *script) {
+	if len(w.orders) == 0 {
+		return
+	}
+	s.raw("INSERT INTO orders (order_id,sku,segment,user_id,quantity,amount,currency,coupon,request_hash,reserved_at,pay_by) VALUES ")
+	for i, o := range w.orders {
+		s.comma(i)
+		s.raw("(")
+		s.bytes(o.ID[:])
+		s.raw(",")
+		s.str(o.SKU)
+		s.raw(",")
+		s.int(int64(o.Segment))
+		s.raw(",")
+		s.str(o.User)
+		s.raw(",")
+		s.int(o.Quantity)
+		s.raw(",")
+		s.int(o.Amount)
+		s.raw(",")
+		s.str(o.Currency)
+		s.raw(",")
+		s.str(o.Coupon)
+		s.raw(",")
+		s.bytes(o.Hash[:])
+		s.raw(",")
+		s.int(o.ReservedAt)
+		s.raw(",")
+		s.int(o.PayBy)
+		s.raw(")")
+	}
+	s.end()
+}
+
+func (w *writes) appendBuyers(s *script) {
+	if len(w.buyers) == 0 {
+		return
+	}
+	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) VALUES ")
+	for i, b := range w.buyers {
+		s.comma(i)
+		s.raw("(")
+		s.str(b.sku)
+		s.raw(",")
+		s.str(b.user)
+		s.raw(",")
+		s.int(b.units)
+		s.raw(",")
+		s.int(b.limit)
+		s.raw(")")
+	}
+	s.raw(s.dialect.onConflict("sku,user_id"))
+	s.raw("units=buyers.units+" + s.dialect.offered("units") + ",unit_limit=" + s.dialect.offered("unit_limit"))
+	s.end()
+}
+
+// appendDue writes one row per time at which orders of this transaction fall due:
+// most often one in all, so that finding what is due costs an order 16 bytes.
+func (w *writes) appendDue(s *script) {
+	byTime := make(map[int64][]byte)
+	for _, o := range w.orders {
+		byTime[o.PayBy] = append(byTime[o.PayBy], o.ID[:]...)
+	}
+	if len(byTime) == 0 {
+		return
+	}
+	times := make([]int64, 0, len(byTime))
+	for at := range byTime {
+		times = append(times, at)
+	}
+	slices.Sort(times)
+	s.raw("INSERT INTO due (pay_by,slot,ids) VALUES ")
+	var slot [8]byte
+	for i, at := range times {
+		_, _ = rand.Read(slot[:])
+		s.comma(i)
+		s.raw("(")
+		s.int(at)
+		s.raw(",")
+		s.bytes(slot[:])
+		s.raw(",")
+		s.bytes(byTime[at])
+		s.raw(")")
+	}
+	s.end()
+}
