@@ -154,6 +154,14 @@ func (c *Checkout) Run(ctx context.Context) error {
 // batches go through it again.
 func (c *Checkout) Distrusted() { c.Shield.Distrust("", c.Ledger.Now()) }
 
+// Path says which way the SKU's claims take now: "shield" or "around".
+func (c *Checkout) Path(sku *sale.SKU) string {
+	if sku.Heat == sale.HeatCold || !c.ShieldBreaker.Usable() {
+		return "around"
+	}
+	return "shield"
+}
+
 // Quiet tells the shield what it has not learnt yet of a SKU whose goroutine ends.
 func (c *Checkout) Quiet(ctx context.Context, name string) {
 	m := c.memoOf(name)

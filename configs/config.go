@@ -218,8 +218,9 @@ type Queue struct {
 	// timeouts. Too high: buyers wait for what will not come. reconcile.grace must be
 	// longer than it.
 	MaxAge time.Duration `yaml:"max_age"`
-	// Linger holds a batch back for more claims. Zero is best almost always: batches
-	// grow with load by themselves. Too high: it is added to every answer.
+	// Linger is how long the goroutine of a SKU outlives its last claim. Too low: each
+	// claim of a slow seller costs a goroutine, and a call of its own to confirm it.
+	// Too high: goroutines of idle SKUs pile up. Nothing ever waits for it.
 	Linger time.Duration `yaml:"linger"`
 }
 
@@ -364,7 +365,7 @@ func Default(mode Mode) Config {
 		Redis:    Redis{DialTimeout: 500 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, PoolSize: 16},
 		Ledger:   Ledger{Driver: "mysql", MaxGroup: 1024, Committers: 2, CatalogSize: 100_000},
 		NATS:     NATS{Replicas: 1, ResultsMaxAge: 7 * 24 * time.Hour},
-		Queue:    Queue{Capacity: 20_000, MaxBatch: 512, Inflight: 2, MaxAge: 8 * time.Second},
+		Queue:    Queue{Capacity: 20_000, MaxBatch: 512, Inflight: 2, MaxAge: 8 * time.Second, Linger: 250 * time.Millisecond},
 		Fallback: Fallback{Rate: 2000, Burst: 1000},
 		Breaker:  Breakers{Redis: breaker, Ledger: breaker, NATS: breaker},
 		Limits: Limits{

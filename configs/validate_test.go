@@ -123,7 +123,6 @@ func TestImpossible(t *testing.T) {
 		{"queue.inflight: must be", func(c *configs.Config) { c.Queue.Inflight = 0 }},
 		{"queue.max_age: must be", func(c *configs.Config) { c.Queue.MaxAge = 0 }},
 		{"queue.linger: must be between", func(c *configs.Config) { c.Queue.Linger = -1 }},
-		{"queue.linger: must be shorter", func(c *configs.Config) { c.Queue.Linger, c.Queue.MaxAge = 500*time.Millisecond, 400*time.Millisecond }},
 		{"fallback.rate: must be", func(c *configs.Config) { c.Fallback.Rate = 0 }},
 		{"fallback.burst: must be", func(c *configs.Config) { c.Fallback.Burst = 0 }},
 		{"breaker.redis.failure_ratio: must be", func(c *configs.Config) { c.Breaker.Redis.FailureRatio = 0 }},
