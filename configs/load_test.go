@@ -56,7 +56,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 		got, want any
 	}{
 		{"server.wait", c.Server.Wait, 5 * time.Second},
-		{"queue", c.Queue, configs.Queue{Capacity: 20000, MaxBatch: 512, Inflight: 2, MaxAge: 8 * time.Second}},
+		{"queue", c.Queue, configs.Queue{Capacity: 20000, MaxBatch: 512, Inflight: 2, MaxAge: 8 * time.Second, Linger: 250 * time.Millisecond}},
 		{"ledger.max_group", c.Ledger.MaxGroup, 1024},
 		{"ledger.committers", c.Ledger.Committers, 2},
 		{"limits.user", c.Limits.User, configs.Limit{Rate: 10, Burst: 20}},
