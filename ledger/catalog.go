@@ -1,0 +1,421 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flashgate/sale"
+)
+
+const (
+	// catalogPeriod is how often changes by other gateways are looked for.
+	catalogPeriod = 300 * time.Millisecond
+	// catalogMargin is how long a change may take from its time stamp to its commit,
+	// and a reading from the database to the cache: so far back each look reaches.
+	catalogMargin = 10 * time.Second
+	// unknownFor is how long a SKU that does not exist is remembered as such. The look
+	// for changes ends it earlier when the SKU is made.
+	unknownFor = 5 * time.Second
+	// catalogBatch is how many missing SKUs one read asks for.
+	catalogBatch = 256
+	// catalogWaiting is how many different SKUs may wait to be read. Whoever asks for a
+	// million that do not exist keeps one connection busy, and no more.
+	catalogWaiting = 4096
+	// unknownSize is how many SKUs that do not exist are remembered.
+	unknownSize = 8192
+)
+
+// catalog is the gateway's memory of SKUs. Reads that hit take no lock and allocate
+// nothing; misses are read in batches by one loop; memory is fixed from the start.
+type catalog struct {
+	known   cacheTable[*sale.SKU]
+	unknown cacheTable[time.Time] // until when
+
+	mu      sync.Mutex
+	closed  bool
+	waiting map[string]*catalogMiss
+	wake    chan struct{} // capacity 1: there are misses
+}
+
+// catalogMiss is a SKU that is being read; sku and err are set before done is closed.
+type catalogMiss struct {
+	name string
+	done chan struct{}
+	sku  *sale.SKU
+	err  error
+}
+
+func newCatalog(size int) *catalog {
+	seed := maphash.MakeSeed()
+	return &catalog{
+		known: newCacheTable[*sale.SKU](size, seed), unknown: newCacheTable[time.Time](unknownSize, seed),
+		waiting: map[string]*catalogMiss{}, wake: make(chan struct{}, 1),
+	}
+}
+
+// SKU returns the SKU as of at most a second ago, from memory where it can be. The
+// value is shared and must not be changed. Errors: sale.ErrUnknownSKU, or
+// sale.ErrUnavailable where the SKU is not remembered and the database is away.
+func (db *DB) SKU(ctx context.Context, name string) (*sale.SKU, error) {
+	if sku, ok := db.catalog.known.get(name); ok {
+		return sku, nil
+	}
+	if until, ok := db.catalog.unknown.get(name); ok && time.Now().Before(until) {
+		return nil, sale.ErrUnknownSKU
+	}
+	return db.readSKU(ctx, name)
+}
+
+// readSKU waits for the loop to read the SKU, together with whoever else waits for it.
+func (db *DB) readSKU(ctx context.Context, name string) (*sale.SKU, error) {
+	if sale.ValidateSKUName(name) != nil {
+		return nil, sale.ErrUnknownSKU
+	}
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	miss, err := db.catalog.ask(name)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-miss.done:
+		return miss.sku, miss.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())
+	}
+}
+
+func (c *catalog) ask(name string) (*catalogMiss, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if miss, ok := c.waiting[name]; ok {
+		return miss, nil
+	}
+	if c.closed {
+		return nil, sale.ErrShuttingDown
+	}
+	if len(c.waiting) >= catalogWaiting {
+		return nil, fmt.Errorf("%w: too many SKUs wait to be read", sale.ErrUnavailable)
+	}
+	// The caller's string may be a part of something larger, or not live as long.
+	miss := &catalogMiss{name: string([]byte(name)), done: make(chan struct{})}
+	c.waiting[miss.name] = miss
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return miss, nil
+}
+
+// batch is the next few misses; the second result says whether others wait as well.
+func (c *catalog) batch() ([]*catalogMiss, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var batch []*catalogMiss
+	for _, miss := range c.waiting {
+		if len(batch) == catalogBatch {
+			return batch, true
+		}
+		batch = append(batch, miss)
+	}
+	return batch, false
+}
+
+// answer ends a miss: with its SKU, with nil for one that does not exist, or with an
+// error.
+func (c *catalog) answer(miss *catalogMiss, sku *sale.SKU, err error) {
+	switch {
+	case err != nil:
+		miss.err = err
+	case sku == nil:
+		miss.err = sale.ErrUnknownSKU
+		c.unknown.put(miss.name, time.Now().Add(unknownFor), func(time.Time) bool { return true })
+	default:
+		miss.sku = sku
+		c.store(sku)
+	}
+	c.mu.Lock()
+	delete(c.waiting, miss.name)
+	c.mu.Unlock()
+	close(miss.done)
+}
+
+// store remembers the SKU unless a newer version is remembered already.
+func (c *catalog) store(sku *sale.SKU) {
+	c.known.put(sku.Name, sku, func(old *sale.SKU) bool { return old.Version < sku.Version })
+	c.unknown.drop(sku.Name)
+}
+
+// outdated reports whether what is remembered of the SKU is older than the version.
+func (c *catalog) outdated(name string, version int64) bool {
+	if sku, ok := c.known.get(name); ok {
+		return sku.Version < version
+	}
+	_, ok := c.unknown.get(name)
+	return ok
+}
+
+func (c *catalog) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for name, miss := range c.waiting {
+		miss.err = sale.ErrShuttingDown
+		delete(c.waiting, name)
+		close(miss.done)
+	}
+}
+
+// runCatalog reads what is missing, one batch after the other, until ctx ends.
+func (db *DB) runCatalog(ctx context.Context) error {
+	defer db.catalog.close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-db.catalog.wake:
+		}
+		for more := true; more && ctx.Err() == nil; {
+			var batch []*catalogMiss
+			batch, more = db.catalog.batch()
+			db.readMisses(ctx, batch)
+		}
+	}
+}
+
+func (db *DB) readMisses(ctx context.Context, batch []*catalogMiss) {
+	if len(batch) == 0 {
+		return
+	}
+	names := make([]string, len(batch))
+	for i, miss := range batch {
+		names[i] = miss.name
+	}
+	found, err := db.readSKUs(ctx, names)
+	for _, miss := range batch {
+		db.catalog.answer(miss, found[miss.name], err)
+	}
+}
+
+// watchCatalog looks for changes by other gateways until ctx ends. While the database
+// is away what is remembered stays, and the first look afterwards reaches back to the
+// last one that succeeded.
+func (db *DB) watchCatalog(ctx context.Context) error {
+	ticker := time.NewTicker(catalogPeriod)
+	defer ticker.Stop()
+	last := db.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		now := db.Now()
+		if err := db.readChanges(ctx, min(last, now)-catalogMargin.Milliseconds()); err == nil {
+			last = now
+		} else if ctx.Err() == nil {
+			db.log.Debug("changes of SKUs cannot be read", "error", err)
+		}
+	}
+}
+
+// readChanges reads again what is remembered and has changed since then.
+func (db *DB) readChanges(ctx context.Context, since int64) error {
+	ctx, cancel := context.WithTimeout(ctx, db.cfg.CallTimeout)
+	defer cancel()
+	rows, err := db.sql.QueryContext(ctx, "SELECT sku, version FROM skus WHERE changed_at >= ?", since)
+	if err != nil {
+		return err
+	}
+	var changed []string
+	for rows.Next() {
+		var name string
+		var version int64
+		if err = rows.Scan(&name, &version); err != nil {
+			break
+		}
+		if db.catalog.outdated(name, version) {
+			changed = append(changed, name)
+		}
+	}
+	if err := closeRows(rows, err); err != nil {
+		return err
+	}
+	for len(changed) > 0 {
+		n := min(len(changed), catalogBatch)
+		found, err := db.readSKUs(ctx, changed[:n])
+		if err != nil {
+			return err
+		}
+		for _, sku := range found {
+			db.catalog.store(sku)
+		}
+		changed = changed[n:]
+	}
+	return nil
+}
+
+// skuColumns is what scanSKU reads, in its order.
+const skuColumns = "sku, ordinal, title, unit_price, currency, per_user_limit, opens_at, closes_at, pay_within_ms, state, heat, segments, version, changed_at"
+
+func scanSKU(r scanner) (*sale.SKU, error) {
+	var s sale.SKU
+	var state, heat string
+	err := r.Scan(&s.Name, &s.Ordinal, &s.Title, &s.UnitPrice, &s.Currency, &s.PerUserLimit, &s.OpensAt, &s.ClosesAt,
+		&s.PayWithin, &state, &heat, &s.Segments, &s.Version, &s.ChangedAt)
+	if err != nil {
+		return nil, err
+	}
+	if s.State, err = sale.ParseSaleState(state); err != nil {
+		return nil, err
+	}
+	if s.Heat, err = sale.ParseHeat(heat); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// readSKUs returns those of the SKUs that exist. Errors wrap sale.ErrUnavailable.
+func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SKU, error) {
+	ctx, cancel := context.WithTimeout(ctx, db.cfg.CallTimeout)
+	defer cancel()
+	q := append([]byte(nil), "SELECT "+skuColumns+" FROM skus WHERE sku IN ("...)
+	for i, name := range names {
+		if i > 0 {
+			q = append(q, ',')
+		}
+		q = db.dialect.appendString(q, name)
+	}
+	rows, err := db.sql.QueryContext(ctx, string(append(q, ')')))
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	found, err := scanSKUs(rows)
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	db.noteErr(nil)
+	return found, nil
+}
+
+// scanSKUs reads the result set to its end and closes it.
+func scanSKUs(rows *sql.Rows) (map[string]*sale.SKU, error) {
+	found := make(map[string]*sale.SKU)
+	for rows.Next() {
+		sku, err := scanSKU(rows)
+		if err != nil {
+			return nil, closeRows(rows, err)
+		}
+		found[sku.Name] = sku
+	}
+	return found, closeRows(rows, nil)
+}
+
+// cacheWays is how many entries share a place of a cacheTable.
+const cacheWays = 8
+
+// cacheTable is a map of fixed size that forgets: names share places of cacheWays
+// entries each, and a full place gives up an entry that was not asked for lately.
+// get takes no lock and allocates nothing.
+type cacheTable[V any] struct {
+	seed   maphash.Seed
+	mu     sync.Mutex // held by writers
+	places []cachePlace[V]
+}
+
+type cachePlace[V any] struct {
+	ways [cacheWays]atomic.Pointer[cacheEntry[V]]
+	hand uint8 // where the search for an entry to give up goes on
+}
+
+// cacheEntry is immutable but for asked.
+type cacheEntry[V any] struct {
+	name  string
+	value V
+	asked atomic.Bool
+}
+
+func newCacheTable[V any](size int, seed maphash.Seed) cacheTable[V] {
+	places := 1
+	for places*cacheWays < size {
+		places *= 2
+	}
+	return cacheTable[V]{seed: seed, places: make([]cachePlace[V], places)}
+}
+
+func (t *cacheTable[V]) place(name string) *cachePlace[V] {
+	return &t.places[maphash.String(t.seed, name)&uint64(len(t.places)-1)]
+}
+
+func (t *cacheTable[V]) get(name string) (V, bool) {
+	p := t.place(name)
+	for i := range p.ways {
+		if e := p.ways[i].Load(); e != nil && e.name == name {
+			if !e.asked.Load() {
+				e.asked.Store(true)
+			}
+			return e.value, true
+		}
+	}
+	var none V
+	return none, false
+}
+
+// put stores the value under the name; where there is one already, only if replace
+// says so.
+func (t *cacheTable[V]) put(name string, value V, replace func(old V) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.place(name)
+	way := -1
+	for i := range p.ways {
+		e := p.ways[i].Load()
+		if e == nil && way < 0 {
+			way = i
+		}
+		if e != nil && e.name == name {
+			if !replace(e.value) {
+				return
+			}
+			way = i
+			break
+		}
+	}
+	if way < 0 {
+		way = p.victim()
+	}
+	p.ways[way].Store(&cacheEntry[V]{name: name, value: value})
+}
+
+// victim gives every entry that was asked for a second chance, and no third.
+func (p *cachePlace[V]) victim() int {
+	for range cacheWays {
+		if e := p.ways[p.hand].Load(); e == nil || !e.asked.Swap(false) {
+			break
+		}
+		p.hand = (p.hand + 1) % cacheWays
+	}
+	way := int(p.hand)
+	p.hand = (p.hand + 1) % cacheWays
+	return way
+}
+
+func (t *cacheTable[V]) drop(name string) {
+	if _, ok := t.get(name); !ok {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.place(name)
+	for i := range p.ways {
+		if e := p.ways[i].Load(); e != nil && e.name == name {
+			p.ways[i].Store(nil)
+		}
+	}
+}

@@ -1,0 +1,314 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"flashgate/sale"
+)
+
+// operatorReason is what the inventory log says of operators' changes of stock.
+const operatorReason = "operator"
+
+// PutSKU creates the SKU, or replaces all that is said of it, Total and Reserved of
+// the stock included; Ordinal, Version, ChangedAt and Sold are the ledger's. It may be
+// repeated: what is as wished is left alone. Errors: *sale.StockBelowSoldError, or one
+// that wraps sale.ErrInvalid or sale.ErrUnavailable.
+func (db *DB) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error) {
+	// A replacement is a patch that names every field, so that both keep to one rule.
+	p := sale.SKUPatch{
+		Title: &sku.Title, UnitPrice: &sku.UnitPrice, Currency: &sku.Currency, PerUserLimit: &sku.PerUserLimit,
+		OpensAt: &sku.OpensAt, ClosesAt: &sku.ClosesAt, PayWithin: &sku.PayWithin, State: &sku.State, Heat: &sku.Heat,
+		Segments: &sku.Segments, Total: &stock.Total, Reserved: &stock.Reserved,
+	}
+	c := &skuChange{name: sku.Name, create: true, limit: p.PerUserLimit, apply: p.Apply}
+	err := db.change(ctx, c)
+	return c.sku, c.stock, c.created, err
+}
+
+// PatchSKU changes what the patch names and leaves the rest. Errors: as PutSKU's, and
+// sale.ErrUnknownSKU.
+func (db *DB) PatchSKU(ctx context.Context, name string, p sale.SKUPatch) (sale.SKU, sale.Stock, error) {
+	c := &skuChange{name: name, limit: p.PerUserLimit, apply: p.Apply}
+	err := db.change(ctx, c)
+	return c.sku, c.stock, err
+}
+
+// AddStock adds units to the total, or takes them away, which is refused with a
+// *sale.StockBelowSoldError below what is sold and reserved. Other errors: as
+// PatchSKU's. One call adds once, whatever happens to its connections.
+func (db *DB) AddStock(ctx context.Context, name string, delta int64) (sale.SKU, sale.Stock, error) {
+	c := &skuChange{name: name, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
+		if delta > sale.MaxStock-stock.Total {
+			return sku, stock, fmt.Errorf("%w: total must be 0..%d", sale.ErrInvalid, int64(sale.MaxStock))
+		}
+		if free := max(0, stock.Available()); delta < -free {
+			return sku, stock, &sale.StockBelowSoldError{MaxReduction: free}
+		}
+		stock.Total += delta
+		return sku, stock, nil
+	}}
+	err := db.change(ctx, c)
+	return c.sku, c.stock, err
+}
+
+// ListSKUs returns up to limit SKUs with their stock, in order of name, beginning
+// after a name ("" = with the first). Errors wrap sale.ErrUnavailable.
+func (db *DB) ListSKUs(ctx context.Context, after string, limit int) ([]sale.Listing, error) {
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	const sum = ", (SELECT COALESCE(SUM(%[1]s), 0) FROM stock WHERE stock.sku = skus.sku) AS sum_%[1]s"
+	rows, err := db.sql.QueryContext(ctx, "SELECT "+skuColumns+fmt.Sprintf(sum, "total")+fmt.Sprintf(sum, "reserved")+
+		fmt.Sprintf(sum, "sold")+" FROM skus WHERE sku > ? ORDER BY sku LIMIT ?", after, limit)
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	var list []sale.Listing
+	for rows.Next() {
+		var sum sale.Stock
+		var sku *sale.SKU
+		if sku, err = scanSKU(widerRow{rows, []any{&sum.Total, &sum.Reserved, &sum.Sold}}); err != nil {
+			break
+		}
+		list = append(list, sale.Listing{SKU: *sku, Stock: sum})
+	}
+	if err := closeRows(rows, err); err != nil {
+		return nil, db.away(ctx, err)
+	}
+	db.noteErr(nil)
+	return list, nil
+}
+
+// widerRow is a row that has more columns behind those that its reader knows.
+type widerRow struct {
+	scanner
+	rest []any
+}
+
+func (r widerRow) Scan(dest ...any) error { return r.scanner.Scan(slices.Concat(dest, r.rest)...) }
+
+// skuChange is one operator's change of one SKU, under an id of its own.
+type skuChange struct {
+	name   string
+	create bool   // make the SKU where there is none
+	limit  *int64 // the per-user limit that it will set
+	apply  func(sale.SKU, sale.Stock) (sale.SKU, sale.Stock, error)
+
+	id     [16]byte // of its row in stock_moves
+	unsure bool     // an earlier attempt may have been committed
+	made   bool     // that attempt was to create the SKU
+
+	// The result: one of refusal and the others.
+	refusal error
+	sku     sale.SKU
+	stock   sale.Stock
+	created bool
+}
+
+// errAbandon ends a transaction that has nothing to commit.
+var errAbandon = errors.New("nothing to commit")
+
+// change carries the change out, and again under the same id while it is unknown
+// whether it was committed.
+func (db *DB) change(ctx context.Context, c *skuChange) error {
+	if !db.Ready() {
+		return db.notReady()
+	}
+	if err := sale.ValidateSKUName(c.name); err != nil {
+		if !c.create {
+			return sale.ErrUnknownSKU
+		}
+		return fmt.Errorf("%w: %w", sale.ErrInvalid, err)
+	}
+	if _, err := rand.Read(c.id[:]); err != nil {
+		return err
+	}
+	start := time.Now()
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
+		if err == nil || errors.Is(err, errAbandon) {
+			db.noteErr(nil)
+			if c.refusal == nil {
+				shared := c.sku
+				db.catalog.store(&shared)
+			}
+			return c.refusal
+		}
+		switch db.dialect.classify(err) {
+		case outcomeOff: // sale.ErrUnknown too
+			c.unsure, c.made = true, c.made || c.created
+		case notSent, violated, contended: // violated: somebody else made it in between
+		default:
+			return db.away(ctx, err)
+		}
+		if time.Since(start) > db.cfg.RetryFor {
+			return db.away(ctx, err)
+		}
+		select {
+		case <-ctx.Done():
+			return db.away(ctx, err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// changeLocked is the transaction. The SKU's row makes operators take turns; the stock
+// rows, which every purchase locks last, stop the sale of this SKU for the moment in
+// which its rules change, so that whoever holds them reads rules that are exact.
+func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) error {
+	c.refusal, c.created = nil, false
+	before, err := db.lockSKU(ctx, conn, c.name)
+	switch {
+	case errors.Is(err, sql.ErrNoRows) && c.create:
+		c.created = true
+		before = &sale.SKU{Name: c.name}
+	case errors.Is(err, sql.ErrNoRows):
+		c.refusal = sale.ErrUnknownSKU
+		return errAbandon
+	case err != nil:
+		return err
+	}
+	// Buyers come before stock in the order of all locks.
+	if c.limit != nil && *c.limit == 0 && before.PerUserLimit > 0 {
+		if err := db.deleteBuyers(ctx, conn, c.name); err != nil {
+			return err
+		}
+	}
+	rows, err := db.lockStock(ctx, conn, c.name)
+	if err != nil {
+		return err
+	}
+	had := total(rows)
+	if c.unsure {
+		if done, err := db.changeDone(ctx, conn, c); err != nil || done {
+			c.sku, c.stock, c.created = *before, had, c.made && before.Version == 1
+			return errors.Join(err, errAbandon)
+		}
+	}
+	after, stock, err := c.apply(*before, had)
+	if err != nil {
+		c.refusal = err
+		return errAbandon
+	}
+	stock.Sold = had.Sold
+	after.Name, after.Ordinal, after.Version, after.ChangedAt = before.Name, before.Ordinal, before.Version, before.ChangedAt
+	if after == *before && stock == had {
+		c.sku, c.stock, c.created = *before, had, c.made && before.Version == 1
+		return errAbandon
+	}
+	spreadRows := spread(rows, after.Segments, stock, after.Segments != before.Segments)
+	if err := db.writeSKU(ctx, conn, before, &after, c.created); err != nil {
+		return err
+	}
+	if err := db.writeBuyers(ctx, conn, before, &after); err != nil {
+		return err
+	}
+	if err := db.writeMove(ctx, conn, c, stock.Total-had.Total); err != nil {
+		return err
+	}
+	c.sku, c.stock = after, stock
+	return db.writeStock(ctx, conn, &after, rows, spreadRows)
+}
+
+func (db *DB) lockSKU(ctx context.Context, conn *sql.Conn, name string) (*sale.SKU, error) {
+	return scanSKU(conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?"+db.dialect.forUpdate(), name))
+}
+
+func (db *DB) lockStock(ctx context.Context, conn *sql.Conn, name string) ([]segmentStock, error) {
+	rows, err := conn.QueryContext(ctx, "SELECT segment, total, reserved, sold FROM stock"+db.dialect.byPrimaryKey()+
+		" WHERE sku = ? ORDER BY segment"+db.dialect.forUpdate(), name)
+	if err != nil {
+		return nil, err
+	}
+	var locked []segmentStock
+	for rows.Next() {
+		var r segmentStock
+		if err = rows.Scan(&r.segment, &r.Total, &r.Reserved, &r.Sold); err != nil {
+			break
+		}
+		locked = append(locked, r)
+	}
+	return locked, closeRows(rows, err)
+}
+
+// changeDone reports whether an earlier attempt at this change moved stock. It is
+// asked under the SKU's lock, which such an attempt held until it ended.
+func (db *DB) changeDone(ctx context.Context, conn *sql.Conn, c *skuChange) (bool, error) {
+	var n int
+	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM stock_moves WHERE order_id = ? AND reason = ?", c.id[:], operatorReason).Scan(&n)
+	return n > 0, err
+}
+
+// writeSKU writes the SKU's row where its rules changed, and its new version.
+func (db *DB) writeSKU(ctx context.Context, conn *sql.Conn, before, after *sale.SKU, created bool) error {
+	if *after == *before {
+		return nil
+	}
+	after.Version = before.Version + 1
+	after.ChangedAt = db.Now()
+	values := []any{after.Title, after.UnitPrice, after.Currency, after.PerUserLimit, after.OpensAt, after.ClosesAt,
+		after.PayWithin, after.State.String(), after.Heat.String(), after.Segments, after.Version, after.ChangedAt, after.Name}
+	if !created {
+		_, err := conn.ExecContext(ctx, `UPDATE skus SET title = ?, unit_price = ?, currency = ?, per_user_limit = ?, opens_at = ?, closes_at = ?,
+			pay_within_ms = ?, state = ?, heat = ?, segments = ?, version = ?, changed_at = ? WHERE sku = ?`, values...)
+		return err
+	}
+	res, err := conn.ExecContext(ctx, `INSERT INTO skus (title, unit_price, currency, per_user_limit, opens_at, closes_at,
+		pay_within_ms, state, heat, segments, version, changed_at, sku) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
+	if err != nil {
+		return err
+	}
+	after.Ordinal, err = res.LastInsertId()
+	return err
+}
+
+// writeMove enters the change of the total into the inventory log.
+func (db *DB) writeMove(ctx context.Context, conn *sql.Conn, c *skuChange, delta int64) error {
+	if delta == 0 {
+		return nil
+	}
+	_, err := conn.ExecContext(ctx, "INSERT INTO stock_moves (order_id, reason, sku, segment, delta, at) VALUES (?, ?, ?, 0, ?, ?)",
+		c.id[:], operatorReason, c.name, delta, db.Now())
+	return err
+}
+
+// writeStock writes the stock rows with the SKU's version, and counts it where units
+// became available.
+func (db *DB) writeStock(ctx context.Context, conn *sql.Conn, sku *sale.SKU, before, after []segmentStock) error {
+	raised := int64(0)
+	free := make(map[int]int64, len(before))
+	for _, r := range before {
+		free[r.segment] = r.Available()
+	}
+	for _, r := range after {
+		if r.Available() > free[r.segment] {
+			raised = 1
+		}
+	}
+	s := newScript(db.dialect)
+	s.raw("INSERT INTO stock (sku, segment, total, reserved, sold, sku_version, raises) VALUES ")
+	for i, r := range after {
+		s.comma(i)
+		s.raw("(")
+		s.str(sku.Name)
+		for _, n := range []int64{int64(r.segment), r.Total, r.Reserved, r.Sold, sku.Version, raised} {
+			s.raw(",")
+			s.int(n)
+		}
+		s.raw(")")
+	}
+	s.raw(db.dialect.onConflict("sku,segment"))
+	for i, column := range []string{"total", "reserved", "sku_version"} {
+		s.comma(i)
+		s.raw(column + "=" + db.dialect.offered(column))
+	}
+	s.raw(",raises=stock.raises+" + db.dialect.offered("raises"))
+	_, err := conn.ExecContext(ctx, string(s.text))
+	return err
+}
