@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -27,15 +28,18 @@ type Config struct {
 	// FailureRatio of the calls in Window opens the breaker. Too low: noise opens it.
 	// Too high: buyers wait out one time-out after the other.
 	FailureRatio float64
-	// Consecutive failures open the breaker whatever the ratio. Too low and too high
-	// as for FailureRatio.
+	// Consecutive failures open the breaker whatever the ratio, and however slowly they
+	// come. Too low and too high as for FailureRatio.
 	Consecutive int
 	// ProbeAfter is how long the breaker stays open before one call may try again.
 	// Too short: a dependency that comes up is hit while it does. Too long: the sale
-	// stays throttled after it is back.
+	// stays throttled after it is back. A probe is cut off after three times as long,
+	// since nobody else is served while it hangs.
 	ProbeAfter time.Duration
-	// Changed, when set, is told of every change between usable and unusable. It must
-	// not call the breaker and must not block.
+	// Changed, when set, is told of every change between usable and unusable, in the
+	// order of the changes, and once more that it is usable when a forced_closed ended,
+	// under which failures went uncounted. It must not call the breaker and must not
+	// block.
 	Changed func(name string, usable bool)
 }
 
@@ -45,11 +49,19 @@ type Breaker struct {
 	cfg Config
 	cb  *gobreaker.CircuitBreaker[struct{}]
 
+	// state is what the breaker's own counts say. It is written with mu held and cb's
+	// own lock around it; cb must not be called with mu held.
+	state atomic.Int32
+	// inRow is how many failures came since the last success or change of state; cb's
+	// lock guards it.
+	inRow int
+
 	mu     sync.Mutex
 	mode   sale.BreakerMode
 	until  time.Time // zero = no end
 	reason string
 	since  time.Time
+	usable bool // what Changed was last told
 }
 
 // New validates and starts nothing.
@@ -62,7 +74,7 @@ func New(cfg Config) (*Breaker, error) {
 	case cfg.FailureRatio <= 0 || cfg.FailureRatio > 1 || cfg.MinCalls < 1 || cfg.Consecutive < 1:
 		return nil, fmt.Errorf("fallback: breaker %s: want 0 < failure_ratio <= 1, min_calls >= 1, consecutive >= 1", cfg.Name)
 	}
-	b := &Breaker{cfg: cfg, mode: sale.BreakerAuto}
+	b := &Breaker{cfg: cfg, mode: sale.BreakerAuto, usable: true}
 	b.cb = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         cfg.Name,
 		MaxRequests:  1,
@@ -70,29 +82,44 @@ func New(cfg Config) (*Breaker, error) {
 		BucketPeriod: cfg.Window / 10,
 		Timeout:      cfg.ProbeAfter,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return int(c.ConsecutiveFailures) >= cfg.Consecutive ||
+			// The library's own count of failures in a row forgets those that are older
+			// than the window, and calls that outlasted it: a dependency that hangs would
+			// never open the breaker.
+			return b.inRow >= cfg.Consecutive ||
 				(int(c.Requests) >= cfg.MinCalls && float64(c.TotalFailures) >= cfg.FailureRatio*float64(c.Requests))
 		},
 		// A caller that gave up says nothing about the dependency; nor does a clear
 		// answer that happens to be an error.
-		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) },
-		IsSuccessful: func(err error) bool { return err == nil || isAnswer(err) },
-		OnStateChange: func(_ string, _, to gobreaker.State) {
-			// Called under the breaker's own lock: only note and tell.
-			b.mu.Lock()
-			b.since = time.Now()
-			b.mu.Unlock()
-			if to != gobreaker.StateHalfOpen {
-				b.tell(to == gobreaker.StateClosed)
-			}
-		},
+		IsExcluded:    func(err error) bool { return errors.Is(err, context.Canceled) },
+		IsSuccessful:  b.succeeded,
+		OnStateChange: func(_ string, _, to gobreaker.State) { b.turned(to) },
 	})
 	return b, nil
 }
 
+// succeeded judges how a call ended; it runs under cb's lock.
+func (b *Breaker) succeeded(err error) bool {
+	ok := err == nil || isAnswer(err)
+	if ok {
+		b.inRow = 0
+	} else {
+		b.inRow++
+	}
+	return ok
+}
+
 // isAnswer reports errors that a healthy dependency gives.
 func isAnswer(err error) bool {
-	return errors.Is(err, sale.ErrUnknownSKU) || errors.Is(err, sale.ErrUnknownOrder) || errors.Is(err, sale.ErrInvalid)
+	for _, answer := range []error{
+		sale.ErrUnknownSKU, sale.ErrUnknownOrder, sale.ErrInvalid,
+		sale.ErrAlreadyPaid, sale.ErrOrderExpired, sale.ErrOrderQueued,
+	} {
+		if errors.Is(err, answer) {
+			return true
+		}
+	}
+	var below *sale.StockBelowSoldError
+	return errors.As(err, &below)
 }
 
 // ErrNotCalled is what Do's error wraps, next to sale.ErrUnavailable, when the call
@@ -107,16 +134,40 @@ func (b *Breaker) Do(ctx context.Context, call func(context.Context) error) erro
 	case sale.BreakerForcedClosed:
 		return call(ctx)
 	}
-	_, err := b.cb.Execute(func() (struct{}, error) { return struct{}{}, call(ctx) })
+	_, err := b.cb.Execute(func() (struct{}, error) {
+		if b.stateNow() == gobreaker.StateHalfOpen {
+			bounded, cancel := context.WithTimeout(ctx, probeShare*b.cfg.ProbeAfter)
+			defer cancel()
+			return struct{}{}, call(bounded)
+		}
+		return struct{}{}, call(ctx)
+	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return ErrNotCalled
 	}
 	return err
 }
 
+// probeShare is how many times ProbeAfter a probe may take.
+const probeShare = 3
+
+func (b *Breaker) stateNow() gobreaker.State { return gobreaker.State(b.state.Load()) }
+
+// turned notes a change of the breaker's own state; it runs under cb's lock.
+func (b *Breaker) turned(to gobreaker.State) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state.Store(int32(to))
+	b.inRow = 0
+	if b.mode == sale.BreakerAuto {
+		b.since = time.Now()
+	}
+	b.tell(false)
+}
+
 // Usable reports whether a call would be tried now. It is what spares callers work in
-// front of a call that would be refused; a half-open breaker counts as usable, since
-// it wants a call to probe with.
+// front of a call that would be refused. A half-open breaker is usable until a probe is
+// under way.
 func (b *Breaker) Usable() bool {
 	switch b.modeNow() {
 	case sale.BreakerForcedOpen:
@@ -124,26 +175,36 @@ func (b *Breaker) Usable() bool {
 	case sale.BreakerForcedClosed:
 		return true
 	}
-	return b.cb.State() != gobreaker.StateOpen
+	switch b.cb.State() {
+	case gobreaker.StateOpen:
+		return false
+	case gobreaker.StateHalfOpen:
+		// The probe may end between the two looks.
+		c := b.cb.Counts()
+		return c.Requests <= c.TotalExclusions || b.cb.State() == gobreaker.StateClosed
+	}
+	return true
 }
 
 // modeNow is the mode in force; a forced mode whose time is over ends here.
 func (b *Breaker) modeNow() sale.BreakerMode {
 	b.mu.Lock()
-	over := b.mode != sale.BreakerAuto && !b.until.IsZero() && !time.Now().Before(b.until)
-	mode := b.mode
-	b.mu.Unlock()
-	if over {
-		b.Force(sale.BreakerAuto, 0, "")
-		return sale.BreakerAuto
+	defer b.mu.Unlock()
+	if b.mode != sale.BreakerAuto && !b.until.IsZero() && !time.Now().Before(b.until) {
+		b.setMode(sale.BreakerAuto, 0, "")
 	}
-	return mode
+	return b.mode
 }
 
 // Force sets who decides: the breaker itself (auto) or an operator. A forced mode ends
 // after d; d = 0 means when an operator ends it.
 func (b *Breaker) Force(mode sale.BreakerMode, d time.Duration, reason string) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.setMode(mode, d, reason)
+}
+
+func (b *Breaker) setMode(mode sale.BreakerMode, d time.Duration, reason string) {
 	was := b.mode
 	b.mode, b.reason, b.until = mode, reason, time.Time{}
 	if mode == sale.BreakerAuto {
@@ -153,17 +214,18 @@ func (b *Breaker) Force(mode sale.BreakerMode, d time.Duration, reason string) {
 	}
 	if was != mode {
 		b.since = time.Now()
-	}
-	b.mu.Unlock()
-	if was != mode {
-		// Whatever the mode was, what went on meanwhile passed by the dependency or
-		// met it broken; whoever keeps a view of it has to look again.
-		b.tell(mode != sale.BreakerForcedOpen)
+		b.tell(was == sale.BreakerForcedClosed)
 	}
 }
 
-func (b *Breaker) tell(usable bool) {
-	if b.cfg.Changed != nil {
+// tell passes a change on; with again, also that nothing changed when the dependency
+// is usable. The lock is held, so that changes are told in their order.
+func (b *Breaker) tell(again bool) {
+	usable := b.mode == sale.BreakerForcedClosed ||
+		b.mode == sale.BreakerAuto && b.stateNow() == gobreaker.StateClosed
+	changed := usable != b.usable
+	b.usable = usable
+	if b.cfg.Changed != nil && (changed || again && usable) {
 		b.cfg.Changed(b.cfg.Name, usable)
 	}
 }
