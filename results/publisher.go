@@ -26,6 +26,9 @@ type PublisherConfig struct {
 	// of a burst to the relay, two seconds later; too high holds their payloads in
 	// memory while NATS is slow. Zero means 20,000.
 	Capacity int
+	// MaxBytes bounds the payloads of the rows that wait. Too low and too high are as
+	// for Capacity. Zero means 64 MiB.
+	MaxBytes int
 	// MaxInFlight bounds the rows sent and not yet acknowledged. Too low waits for
 	// round trips; too high lets acknowledgements time out behind a busy server. Zero
 	// means 4,000.
@@ -55,6 +58,7 @@ type Publisher struct {
 	mu       sync.Mutex
 	closed   bool
 	waiting  []waitingRow
+	bytes    int                 // payloads of the rows in waiting
 	inFlight map[int64]time.Time // when the row was sent
 	queued   map[int64]struct{}  // rows in waiting
 	acked    []int64             // stored, and not yet told
@@ -73,6 +77,7 @@ func NewPublisher(cfg PublisherConfig, conn *Conn) (*Publisher, error) {
 		return nil, errors.New("a publisher has to tell somebody what is acknowledged")
 	}
 	cfg.Capacity = orDefault(cfg.Capacity, 20_000)
+	cfg.MaxBytes = orDefault(cfg.MaxBytes, 64<<20)
 	cfg.MaxInFlight = orDefault(cfg.MaxInFlight, 4_000)
 	cfg.MaxWait = orDefault(cfg.MaxWait, 1500*time.Millisecond)
 	cfg.AckTimeout = orDefault(cfg.AckTimeout, 3*time.Second)
@@ -80,7 +85,7 @@ func NewPublisher(cfg PublisherConfig, conn *Conn) (*Publisher, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Capacity < 1 || cfg.MaxInFlight < 1 || cfg.MaxWait < 0 || cfg.AckTimeout < 0 || cfg.DrainTimeout < 0 {
+	if cfg.Capacity < 1 || cfg.MaxBytes < 1 || cfg.MaxInFlight < 1 || cfg.MaxWait < 0 || cfg.AckTimeout < 0 || cfg.DrainTimeout < 0 {
 		return nil, errors.New("a publisher's bounds must be positive")
 	}
 	p := &Publisher{
@@ -104,12 +109,14 @@ func (p *Publisher) Publish(rows []sale.OutboxRow) {
 		if row.Kind != sale.KindReserved && row.Kind != sale.KindCouponRedeem {
 			continue
 		}
-		if p.closed || len(p.waiting)+len(p.inFlight) >= p.cfg.Capacity {
+		full := len(p.waiting)+len(p.inFlight) >= p.cfg.Capacity || p.bytes+len(row.Payload) > p.cfg.MaxBytes
+		if p.closed || full {
 			left++
 			continue
 		}
 		p.waiting = append(p.waiting, waitingRow{*row, now})
 		p.queued[row.ID] = struct{}{}
+		p.bytes += len(row.Payload)
 	}
 	p.mu.Unlock()
 	p.dropped.Add(float64(left))
@@ -176,6 +183,7 @@ func (p *Publisher) step() bool {
 	p.waiting = slices.Delete(p.waiting, 0, n)
 	for i := range batch {
 		delete(p.queued, batch[i].row.ID)
+		p.bytes -= len(batch[i].row.Payload)
 		p.inFlight[batch[i].row.ID] = now
 	}
 	p.mu.Unlock()
@@ -286,7 +294,7 @@ func (p *Publisher) close() error {
 	p.closed = true
 	left := len(p.waiting) + len(p.inFlight)
 	acked := p.acked
-	p.waiting, p.acked = nil, nil
+	p.waiting, p.acked, p.bytes = nil, nil, 0
 	clear(p.inFlight)
 	clear(p.queued)
 	p.mu.Unlock()

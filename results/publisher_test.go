@@ -39,6 +39,20 @@ func TestPublishNeverBlocksAndIsBounded(t *testing.T) {
 	}
 }
 
+func TestPublisherIsBoundedInBytes(t *testing.T) {
+	c := connect(t, Config{URL: nowhere})
+	p, err := NewPublisher(PublisherConfig{Acked: func([]int64) {}, MaxBytes: 1000}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := range int64(5) {
+		p.Publish([]sale.OutboxRow{{ID: id, Kind: sale.KindReserved, Payload: make([]byte, 400)}})
+	}
+	if !p.Holds(0) || !p.Holds(1) || p.Holds(2) {
+		t.Error("want the first two rows to be held, which have 800 bytes, and no more")
+	}
+}
+
 func TestPublisherLeavesLaterStatesToTheRelay(t *testing.T) {
 	c := connected(t, Config{Embedded: embedded(t)})
 	o := newOutbox()
@@ -132,7 +146,7 @@ func TestAckError(t *testing.T) {
 func TestRowsThatWaitTooLongAreLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &Publisher{
-			cfg:      PublisherConfig{Acked: func([]int64) {}, Capacity: 9, MaxInFlight: 9, MaxWait: time.Second, AckTimeout: time.Second, Log: discard},
+			cfg:      PublisherConfig{Acked: func([]int64) {}, Capacity: 9, MaxBytes: 9, MaxInFlight: 9, MaxWait: time.Second, AckTimeout: time.Second, Log: discard},
 			inFlight: make(map[int64]time.Time), queued: make(map[int64]struct{}), wake: make(chan struct{}, 1),
 			published: counter(nil, "a", ""), dropped: counter(nil, "b", ""),
 		}

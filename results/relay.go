@@ -30,7 +30,8 @@ type RelayConfig struct {
 	// OlderThan leaves younger rows to the publishers. Too low publishes twice what
 	// they have in flight; too high delays every later state. Zero means 2 s.
 	OlderThan time.Duration
-	// PageSize bounds the rows in memory. Zero means 256.
+	// PageSize bounds the rows in memory, whose payloads can have a megabyte each. Zero
+	// means 128.
 	PageSize int
 	// Concurrency is how many SKUs are published at the same time. Zero means 16.
 	Concurrency int
@@ -65,7 +66,7 @@ const settledFor = 10 * time.Second
 // NewRelay starts nothing; Pass does one round.
 func NewRelay(cfg RelayConfig, conn *Conn, outbox Outbox) (*Relay, error) {
 	cfg.OlderThan = orDefault(cfg.OlderThan, 2*time.Second)
-	cfg.PageSize = orDefault(cfg.PageSize, 256)
+	cfg.PageSize = orDefault(cfg.PageSize, 128)
 	cfg.Concurrency = orDefault(cfg.Concurrency, 16)
 	cfg.AckTimeout = orDefault(cfg.AckTimeout, 3*time.Second)
 	if cfg.Holds == nil {
