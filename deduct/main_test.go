@@ -1,0 +1,125 @@
+package deduct
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"flashgate/internal/testenv"
+	"flashgate/sale"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const testGrace = 10 * time.Second
+
+func testSKU(limit int64, segments int) sale.SKU {
+	return sale.SKU{Name: "shoe", UnitPrice: 100, Currency: "EUR", PerUserLimit: limit, PayWithin: 60_000,
+		State: sale.StateOpen, Heat: sale.HeatHot, Segments: segments, Version: 1}
+}
+
+// newShield makes a running Shield on the server; it is stopped with the test.
+func newShield(t testing.TB, addr string, ledger Ledger, change ...func(*Config)) *Shield {
+	t.Helper()
+	s, stop := startShield(t, addr, ledger, change...)
+	t.Cleanup(stop)
+	return s
+}
+
+func startShield(t testing.TB, addr string, ledger Ledger, change ...func(*Config)) (*Shield, func()) {
+	t.Helper()
+	cfg := Config{Addrs: []string{addr}, DialTimeout: time.Second, ReadTimeout: 5 * time.Second, MaxBatch: MaxBatch, Grace: testGrace}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := New(cfg, ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	return s, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func startMini(t testing.TB) *miniredis.Miniredis {
+	t.Helper()
+	m := miniredis.RunT(t)
+	return m
+}
+
+func claim(user, key string, quantity int64) *sale.Claim {
+	return &sale.Claim{ID: sale.DeriveOrderID("shoe", user, key), SKU: "shoe", User: user, Quantity: quantity,
+		Hash: sale.HashRequest(quantity, ""), Keyed: true}
+}
+
+func claims(n int, from int) []*sale.Claim {
+	out := make([]*sale.Claim, n)
+	for i := range out {
+		out[i] = claim(fmt.Sprintf("user-%06d", from+i), "k", 1)
+	}
+	return out
+}
+
+// settlement says to the shield what the ledger said.
+func settlement(d sale.Deduction, cs []*sale.Claim, outcomes map[int]sale.Outcome, left map[int]int64) []sale.Settlement {
+	st := sale.Settlement{Token: d.Token, LedgerLeft: -1}
+	for i, o := range outcomes {
+		if o == sale.Reserved {
+			continue
+		}
+		st.Refused = append(st.Refused, sale.Refused{ID: cs[i].ID, User: cs[i].User, Quantity: cs[i].Quantity, Segment: d.Segments[i],
+			Restock: o != sale.SoldOut, Keep: o == sale.Duplicate})
+	}
+	out := []sale.Settlement{st}
+	for segment, n := range left {
+		out = append(out, sale.Settlement{LedgerLeft: n, Segment: segment})
+	}
+	return out
+}
+
+// admitted are the places of the claims that took units.
+func admitted(d sale.Deduction) []int {
+	var out []int
+	for i, a := range d.Answers {
+		if a == sale.Admitted {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// decide has the ledger decide what the shield admitted.
+func decide(l *fakeLedger, d sale.Deduction, cs []*sale.Claim) []sale.Settlement {
+	var some []*sale.Claim
+	var segments []int
+	places := admitted(d)
+	for _, i := range places {
+		some, segments = append(some, cs[i]), append(segments, d.Segments[i])
+	}
+	out, left := l.commit(some, segments)
+	outcomes := make(map[int]sale.Outcome)
+	for k, i := range places {
+		outcomes[i] = out[k]
+	}
+	return settlement(d, cs, outcomes, left)
+}
+
+func must[T any](t testing.TB) func(v T, err error) T {
+	t.Helper()
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}

@@ -1,0 +1,367 @@
+package deduct
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sort"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"flashgate/sale"
+)
+
+const (
+	// scanCount is how many keys one SCAN step looks at.
+	scanCount = 1000
+	// lookChunk is how many families are looked at in one pipeline.
+	lookChunk = 200
+	// soldOutChecks bounds how many sold-out SKUs a run holds against the ledger, and
+	// soldOutMax how long a SKU that was sold out in the ledger too is left alone.
+	soldOutChecks = 500
+	soldOutMax    = 8 * time.Second
+)
+
+// Report is what one run of Reconcile found and did.
+type Report struct {
+	Families  int   // families in use
+	Tentative int   // batches tentative in them
+	Judged    int   // of those, batches older than the grace, which were judged
+	Confirmed int   // order ids confirmed, because the ledger has them
+	Returned  int   // order ids whose units were given back (repair rule a)
+	Units     int64 // those units
+	Raised    int   // sold-out families raised to the ledger's figure (repair rule c)
+}
+
+// Reconcile holds the shield against the ledger. Batches that are tentative for longer
+// than the grace are judged: ids that the ledger knows are confirmed, the units of the
+// others given back. Families that are sold out, with nothing tentative, are raised to
+// what the ledger has. When the ledger is away nothing is judged and its error is
+// returned. One gateway at a time should run it; two do no harm.
+func (s *Shield) Reconcile(ctx context.Context) (Report, error) {
+	var rep Report
+	looks, err := s.lookAtFamilies(ctx)
+	if err != nil {
+		return rep, err
+	}
+	rep.Families = len(looks)
+	for _, l := range looks {
+		rep.Tentative += l.tentative
+	}
+	if err := s.judgeOld(ctx, looks, &rep); err != nil {
+		return rep, err
+	}
+	return rep, s.raiseSoldOut(ctx, looks, &rep)
+}
+
+// look is what the reconciler sees of one family.
+type look struct {
+	key       familyKey
+	gen       generation
+	left      int64
+	tentative int
+	old       map[string]string // token -> record of batches older than the grace
+}
+
+func (l *look) keys() []string {
+	return []string{hashKey(l.key.tag, l.gen.name), batchesKey(l.key.tag, l.gen.name)}
+}
+
+// lookAtFamilies finds every family in use, and removes tentative batches of
+// generations that no pointer names.
+func (s *Shield) lookAtFamilies(ctx context.Context) ([]*look, error) {
+	tags, batches, err := s.scan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inUse := make(map[string]bool)
+	var looks []*look
+	for len(tags) > 0 {
+		n := min(len(tags), lookChunk)
+		some, err := s.look(ctx, tags[:n])
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range some {
+			inUse[batchesKey(l.key.tag, l.gen.name)] = true
+		}
+		looks = append(looks, some...)
+		tags = tags[n:]
+	}
+	for _, k := range batches {
+		if inUse[batchesKey(k.tag, k.gen)] {
+			continue
+		}
+		if err := s.scripts.sweep.Run(ctx, s.client, []string{pointerKey(k.tag), batchesKey(k.tag, k.gen)}, k.gen).Err(); err != nil {
+			return nil, away(err)
+		}
+	}
+	return looks, nil
+}
+
+// scan returns the families that have a pointer, and the keys of tentative batches.
+func (s *Shield) scan(ctx context.Context) (tags, batches []familyKey, err error) {
+	var mu sync.Mutex
+	seen := make(map[string]bool)
+	err = s.eachMaster(ctx, func(ctx context.Context, c redis.UniversalClient) error {
+		it := c.Scan(ctx, 0, "fg:{*", scanCount).Iterator()
+		for it.Next(ctx) {
+			k, ok := parseFamilyKey(it.Val())
+			if !ok || (k.kind != "gen" && k.kind != "t") {
+				continue
+			}
+			mu.Lock()
+			if !seen[it.Val()] {
+				seen[it.Val()] = true
+				if k.kind == "gen" {
+					tags = append(tags, k)
+				} else {
+					batches = append(batches, k)
+				}
+			}
+			mu.Unlock()
+		}
+		return it.Err()
+	})
+	return tags, batches, away(err)
+}
+
+// look asks the families' generations how they stand.
+func (s *Shield) look(ctx context.Context, keys []familyKey) ([]*look, error) {
+	pointers := make([]*redis.StringCmd, len(keys))
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, k := range keys {
+			pointers[i] = p.Get(ctx, pointerKey(k.tag))
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, away(err)
+	}
+	var looks []*look
+	for i, k := range keys {
+		if g, ok := parseGeneration(pointers[i].Val()); ok {
+			looks = append(looks, &look{key: k, gen: g})
+		}
+	}
+	replies := make([]*redis.Cmd, len(looks))
+	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, l := range looks {
+			replies[i] = s.scripts.stale.EvalSha(ctx, p, l.keys(), s.cfg.Grace.Milliseconds())
+		}
+		return nil
+	})
+	if err != nil && !isReply(err) {
+		return nil, away(err)
+	}
+	kept := looks[:0]
+	for i, l := range looks {
+		if noScript(replies[i].Err()) {
+			replies[i] = s.scripts.stale.Run(ctx, s.client, l.keys(), s.cfg.Grace.Milliseconds())
+		}
+		if err := replies[i].Err(); err != nil {
+			s.log.Error("family not looked at", "family", l.key.tag, "err", err)
+			continue
+		}
+		if reply, ok := replies[i].Val().([]any); ok && l.read(reply) {
+			kept = append(kept, l)
+		}
+	}
+	return kept, nil
+}
+
+// isReply reports whether an error is one that Redis itself answered with.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}
+
+// read takes over what stale.lua returned; false means that the family is not in use.
+func (l *look) read(reply []any) bool {
+	if len(reply) < 2 {
+		return false
+	}
+	left, ok := integer(reply[0])
+	tentative, ok2 := integer(reply[1])
+	if !ok || !ok2 {
+		return false
+	}
+	l.left, l.tentative, l.old = left, int(tentative), make(map[string]string)
+	for i := 2; i+1 < len(reply); i += 2 {
+		token, _ := reply[i].(string)
+		rec, _ := reply[i+1].(string)
+		l.old[token] = rec
+	}
+	return true
+}
+
+// judgeOld settles the batches that nobody has settled in time (repair rule a). The
+// ledger is asked first; the script that settles a batch checks that it still is
+// tentative, so that a settlement that comes in between is not done twice.
+func (s *Shield) judgeOld(ctx context.Context, looks []*look, rep *Report) error {
+	for _, l := range looks {
+		if len(l.old) == 0 {
+			continue
+		}
+		settled, err := s.judgeFamily(ctx, l, rep)
+		if err != nil {
+			return err
+		}
+		for len(settled) > 0 {
+			n := min(len(settled), 16)
+			req := &request{learned: &learned{named: settled[:n]}}
+			if _, err := s.do(ctx, req.args(s.scripts.deduct.Hash(), l.key.tag, l.gen, 0, false), 0); err != nil {
+				return err
+			}
+			settled = settled[n:]
+		}
+	}
+	return nil
+}
+
+func (s *Shield) judgeFamily(ctx context.Context, l *look, rep *Report) ([]sale.Settlement, error) {
+	var ids []sale.OrderID
+	batches := make(map[string]tentative, len(l.old))
+	for token, rec := range l.old {
+		t, err := decodeRecord(rec)
+		if err != nil {
+			// Its units come back with the next load, or when the family is sold out.
+			s.log.Error("tentative batch dropped", "family", l.key.tag, "err", err)
+		}
+		batches[token] = t
+		for _, c := range t.claims {
+			ids = append(ids, c.id)
+		}
+	}
+	found, err := s.find(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var out []sale.Settlement
+	for token, t := range batches {
+		if len(token) != 8 {
+			continue
+		}
+		st := sale.Settlement{Token: sale.BatchToken(binary.BigEndian.Uint64([]byte(token))), LedgerLeft: -1}
+		for _, c := range t.claims {
+			o, known := found[c.id]
+			if known && o.Status.Live() {
+				rep.Confirmed++
+				continue
+			}
+			st.Refused = append(st.Refused, sale.Refused{ID: c.id, User: c.user, Quantity: c.quantity, Restock: true, Keep: known})
+			rep.Returned++
+			rep.Units += c.quantity
+		}
+		rep.Judged++
+		s.metrics.repaired(ruleTentative, len(st.Refused))
+		out = append(out, st)
+	}
+	if len(out) > 0 {
+		s.log.Info("tentative batches judged", "sku", l.key.sku, "segment", l.key.segment, "batches", len(out))
+	}
+	return out, nil
+}
+
+// soldOutCheck is when a sold-out SKU is held against the ledger next.
+type soldOutCheck struct {
+	next time.Time
+	wait time.Duration
+}
+
+// raiseSoldOut is repair rule c. The ledger is read after the family was seen sold out
+// with nothing tentative, so its figure counts everything that the family let through.
+func (s *Shield) raiseSoldOut(ctx context.Context, looks []*look, rep *Report) error {
+	due := s.dueChecks(looks, time.Now())
+	stocks := make(map[string]map[int]int64)
+	for _, l := range due {
+		stock, ok := stocks[l.key.sku]
+		if !ok {
+			sku := &sale.SKU{Name: l.key.sku, Segments: l.gen.segments}
+			var err error
+			if stock, err = s.unitsLeft(ctx, sku); errors.Is(err, sale.ErrUnknownSKU) {
+				stock = nil
+			} else if err != nil {
+				return err
+			}
+			stocks[l.key.sku] = stock
+		}
+		units := stock[l.key.segment]
+		if units < 1 {
+			continue
+		}
+		raised, err := s.scripts.raise.Run(ctx, s.client, l.keys(), units).Int()
+		if err != nil {
+			return away(err)
+		}
+		s.checked(l.key.tag)
+		if raised == 1 {
+			rep.Raised++
+			s.metrics.repaired(ruleRaise, 1)
+			s.log.Info("sold-out shield raised to the ledger's figure", "sku", l.key.sku, "segment", l.key.segment, "units", units)
+		}
+	}
+	return nil
+}
+
+// dueChecks picks the sold-out families to hold against the ledger now, those that
+// have waited longest first, and forgets families that are not sold out.
+func (s *Shield) dueChecks(looks []*look, now time.Time) []*look {
+	s.checkMu.Lock()
+	defer s.checkMu.Unlock()
+	checks := make(map[string]*soldOutCheck)
+	var due []*look
+	for _, l := range looks {
+		if l.left >= 1 || l.tentative > 0 {
+			continue
+		}
+		c := s.checks[l.key.tag]
+		if c == nil {
+			c = &soldOutCheck{}
+		}
+		checks[l.key.tag] = c
+		if !now.Before(c.next) {
+			due = append(due, l)
+		}
+	}
+	s.checks = checks
+	sort.SliceStable(due, func(i, j int) bool {
+		return checks[due[i].key.tag].next.Before(checks[due[j].key.tag].next)
+	})
+	due = due[:min(len(due), soldOutChecks)]
+	for _, l := range due {
+		c := checks[l.key.tag]
+		c.wait = min(max(2*c.wait, time.Second), soldOutMax)
+		c.next = now.Add(c.wait)
+	}
+	return due
+}
+
+// checked has a family that was raised be looked at again soon.
+func (s *Shield) checked(tag string) {
+	s.checkMu.Lock()
+	defer s.checkMu.Unlock()
+	delete(s.checks, tag)
+}
+
+// integer reads a number as Redis sends it.
+func integer(v any) (int64, bool) {
+	switch v := v.(type) {
+	case int64:
+		return v, true
+	case string:
+		n, err := strconv.ParseInt(v, 10, 64)
+		return n, err == nil
+	}
+	return 0, false
+}
+
+// String is for logs.
+func (r Report) String() string {
+	return fmt.Sprintf("%d families, %d tentative batches, %d judged, %d ids confirmed, %d returned (%d units), %d raised",
+		r.Families, r.Tentative, r.Judged, r.Confirmed, r.Returned, r.Units, r.Raised)
+}

@@ -1,0 +1,134 @@
+package deduct
+
+import (
+	"sync"
+
+	"flashgate/sale"
+)
+
+// maxNamed is the most claims that one settlement without a token names; longer ones
+// are cut up, because Lua cannot unpack more at a time.
+const maxNamed = MaxBatch
+
+// assign sorts settlements by the family that has to hear of them, and joins those of
+// the same batch: a batch is settled once, in one go. Settlements about one segment
+// only occur with several segments.
+func (s *Shield) assign(settled []sale.Settlement, segments, home int) map[int]*learned {
+	if len(settled) == 0 {
+		return nil
+	}
+	a := assignment{segments: segments, of: make(map[int]*learned), at: make(map[slot]int)}
+	for i := range settled {
+		st := &settled[i]
+		if st.Token != 0 {
+			for _, segment := range s.spread.take(st.Token, home) {
+				a.named(segment, st.Token)
+			}
+		}
+		for _, r := range st.Refused {
+			to := a.named(r.Segment, st.Token)
+			to.Refused = append(to.Refused, r)
+		}
+		if st.LedgerLeft >= 0 {
+			to := a.named(st.Segment, st.Token)
+			if to.LedgerLeft < 0 || st.LedgerLeft < to.LedgerLeft {
+				to.LedgerLeft = st.LedgerLeft
+			}
+		}
+	}
+	a.finish()
+	return a.of
+}
+
+type slot struct {
+	segment int
+	token   sale.BatchToken
+}
+
+type assignment struct {
+	segments int
+	of       map[int]*learned
+	at       map[slot]int // where a batch's settlement stands in its family's list
+}
+
+// named returns the settlement of the batch in the family, which it adds if need be.
+func (a *assignment) named(segment int, token sale.BatchToken) *sale.Settlement {
+	segment = inFamily(segment, a.segments)
+	l, ok := a.of[segment]
+	if !ok {
+		l = &learned{}
+		a.of[segment] = l
+	}
+	p := slot{segment, token}
+	i, ok := a.at[p]
+	if !ok || (token == 0 && len(l.named[i].Refused) >= maxNamed) {
+		i = len(l.named)
+		l.named = append(l.named, sale.Settlement{Token: token, LedgerLeft: -1, Segment: segment})
+		a.at[p] = i
+	}
+	return &l.named[i]
+}
+
+// finish turns settlements that say nothing but "all of it" into confirmations, which
+// cost next to nothing.
+func (a *assignment) finish() {
+	for _, l := range a.of {
+		kept := l.named[:0]
+		for _, st := range l.named {
+			if len(st.Refused) == 0 && st.LedgerLeft < 0 {
+				l.confirm = append(l.confirm, st.Token)
+			} else {
+				kept = append(kept, st)
+			}
+		}
+		l.named = kept
+	}
+}
+
+// inFamily maps a segment of an order to a family: a SKU that was spread over more
+// segments once keeps the orders of those it lost in one of those it has.
+func inFamily(segment, segments int) int {
+	if segment < 0 {
+		return 0
+	}
+	return segment % segments
+}
+
+// maxSpread bounds what is remembered of batches that were never settled.
+const maxSpread = 1 << 16
+
+// spread remembers which batches took units outside the home segment, so that their
+// settlement finds all families concerned. What it forgets, the reconciler settles.
+type spread struct {
+	mu sync.Mutex
+	of map[sale.BatchToken]uint64 // bit n = segment n
+}
+
+func (s *spread) init() { s.of = make(map[sale.BatchToken]uint64) }
+
+func (s *spread) add(t sale.BatchToken, segment int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.of) >= maxSpread {
+		clear(s.of)
+	}
+	s.of[t] |= 1 << segment
+}
+
+// take returns the segments of a batch, the home segment first, and forgets it.
+func (s *spread) take(t sale.BatchToken, home int) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []int{home}
+	if len(s.of) == 0 {
+		return out
+	}
+	mask := s.of[t]
+	delete(s.of, t)
+	for segment := range sale.MaxSegments {
+		if segment != home && mask&(1<<segment) != 0 {
+			out = append(out, segment)
+		}
+	}
+	return out
+}

@@ -1,0 +1,254 @@
+// Package deduct is the shield: a copy, in Redis, of how much of each SKU is left and
+// who has bought, fast enough to judge every claim and never trusted to be right. It
+// takes whole batches in one script call, is idempotent by order id, and is loaded
+// anew from the ledger whenever somebody doubts it.
+package deduct
+
+import (
+	"context"
+	"crypto/tls"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"flashgate/sale"
+)
+
+// Ledger is what the shield is loaded from and held against.
+type Ledger interface {
+	// Now is the ledger's clock, Unix ms.
+	Now() int64
+	// Stock returns units per segment.
+	Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
+	// EachOrder hands over, in chunks, every order id of the SKU, of any status, and
+	// the segment each was sold from.
+	EachOrder(ctx context.Context, sku string, fn func(ids []sale.OrderID, segments []int) error) error
+	// EachBuyer hands over, in chunks, each buyer's units in live orders.
+	EachBuyer(ctx context.Context, sku string, fn func(users []string, units []int64) error) error
+	// Find returns the orders that exist among the ids.
+	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
+}
+
+// Config holds the knobs of a Shield.
+type Config struct {
+	// Addrs are host:port: one is a single server, several are a Cluster, or, with
+	// SentinelMaster, the sentinels.
+	Addrs            []string
+	SentinelMaster   string
+	SentinelPassword string
+	Username         string
+	Password         string
+	DB               int
+	TLS              *tls.Config
+	// DialTimeout bounds connecting. Too low: a busy network looks like an outage.
+	// Too high: a dead Redis is noticed late.
+	DialTimeout time.Duration
+	// ReadTimeout bounds each call. Too low: a fork for a snapshot looks like an
+	// outage. Too high: batches wait that long for a Redis that hangs.
+	ReadTimeout time.Duration
+	// PoolSize is connections per server. It should not be below Pipelines + 2.
+	PoolSize int
+	// Pipelines is how many pipelines are on their way at once. Too low: a slow reply
+	// holds up every SKU. Too high: pipelines of one call each. 0 means 3.
+	Pipelines int
+	// MaxBatch is the largest batch that will be offered; at most MaxBatch.
+	MaxBatch int
+	// Grace is the age, on Redis's clock, above which a tentative batch is judged. Too
+	// low: batches are judged while they are being committed, and more is let through
+	// than there is. Too high: what a crash left tentative stays unsellable.
+	Grace time.Duration
+	// Idle is how long the copy of a SKU nobody asks for is kept. Too low: slow
+	// sellers are loaded over and over. Too high: memory in Redis. 0 means 24h.
+	Idle time.Duration
+	// Home chooses the segment that this gateway draws from first (its remainder by
+	// the SKU's number of segments): a number of the gateway, or a hash of its name.
+	Home uint32
+	// Parked, where set, returns how many units of the SKU are promised to claims in
+	// the durable backlog, which the ledger does not know yet.
+	Parked func(ctx context.Context, sku string) (int64, error)
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+const (
+	defaultPipelines = 3
+	defaultIdle      = 24 * time.Hour
+	// viewIdle is how long a gateway remembers a SKU that it was not asked about. A
+	// distrust is remembered for as long as a distrusted copy may live.
+	viewIdle = 10 * time.Minute
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+// Shield is this gateway's access to the shield. Its methods may be called by any
+// goroutine; Deduct and Settle need Run to be running.
+type Shield struct {
+	cfg     Config
+	ledger  Ledger
+	log     *slog.Logger
+	client  redis.UniversalClient
+	metrics metrics
+	scripts scripts
+
+	calls   chan *call
+	stopped chan struct{} // closed by Run when no worker is left
+	dedup   sync.Pool     // *dedup
+
+	since atomic.Int64 // generations that began before are distrusted
+
+	mu    sync.Mutex
+	views map[string]*view
+
+	spread spread
+
+	checkMu sync.Mutex
+	checks  map[string]*soldOutCheck // by family tag; rule c
+}
+
+// scripts are the Lua sources, by file.
+type scripts struct {
+	deduct                      *redis.Script
+	begin, beat, flip, abort    *redis.Script
+	stale, raise, sweep, buyers *redis.Script
+	deductSource                string
+}
+
+// New validates and starts nothing.
+func New(cfg Config, ledger Ledger) (*Shield, error) {
+	switch {
+	case len(cfg.Addrs) == 0:
+		return nil, errors.New("deduct: no Redis address")
+	case ledger == nil:
+		return nil, errors.New("deduct: no ledger")
+	case cfg.MaxBatch < 1 || cfg.MaxBatch > MaxBatch:
+		return nil, fmt.Errorf("deduct: batches of %d claims: must be 1..%d", cfg.MaxBatch, MaxBatch)
+	case cfg.Grace <= 0:
+		return nil, errors.New("deduct: grace must be positive")
+	case cfg.DialTimeout <= 0 || cfg.ReadTimeout <= 0:
+		return nil, errors.New("deduct: timeouts must be positive")
+	case cfg.Pipelines < 0 || cfg.PoolSize < 0 || cfg.Idle < 0:
+		return nil, errors.New("deduct: pipelines, pool size and idle time must not be negative")
+	}
+	if cfg.Pipelines == 0 {
+		cfg.Pipelines = defaultPipelines
+	}
+	if cfg.PoolSize == 0 {
+		cfg.PoolSize = cfg.Pipelines + 8
+	}
+	if cfg.Idle == 0 {
+		cfg.Idle = defaultIdle
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Shield{
+		cfg: cfg, ledger: ledger, log: cfg.Logger,
+		calls: make(chan *call), stopped: make(chan struct{}),
+		views: make(map[string]*view), checks: make(map[string]*soldOutCheck),
+	}
+	s.dedup.New = func() any { return newDedup() }
+	s.spread.init()
+	if err := s.scripts.read(); err != nil {
+		return nil, err
+	}
+	if err := s.metrics.register(cfg.Registerer); err != nil {
+		return nil, fmt.Errorf("deduct: metrics: %w", err)
+	}
+	s.client = redis.NewUniversalClient(s.options())
+	return s, nil
+}
+
+func (s *scripts) read() error {
+	for name, into := range map[string]**redis.Script{
+		"deduct": &s.deduct, "begin": &s.begin, "beat": &s.beat, "flip": &s.flip, "abort": &s.abort,
+		"stale": &s.stale, "raise": &s.raise, "sweep": &s.sweep, "buyers": &s.buyers,
+	} {
+		source, err := fs.ReadFile(luaFiles, "lua/"+name+".lua")
+		if err != nil {
+			return fmt.Errorf("deduct: %w", err)
+		}
+		*into = redis.NewScript(string(source))
+		if name == "deduct" {
+			s.deductSource = string(source)
+		}
+	}
+	return nil
+}
+
+// options has the client never repeat a call: whether one is repeated, and under which
+// ids, is for those to decide who know what it means.
+func (s *Shield) options() *redis.UniversalOptions {
+	c := &s.cfg
+	return &redis.UniversalOptions{
+		Addrs: c.Addrs, MasterName: c.SentinelMaster, SentinelPassword: c.SentinelPassword,
+		Username: c.Username, Password: c.Password, DB: c.DB, TLSConfig: c.TLS,
+		MaxRetries: -1, DialTimeout: c.DialTimeout, DialerRetries: 1,
+		ReadTimeout: c.ReadTimeout, WriteTimeout: c.ReadTimeout, PoolTimeout: c.ReadTimeout,
+		ContextTimeoutEnabled: true, PoolSize: c.PoolSize, DisableIdentity: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+// Run sends calls until ctx ends, lets those on their way finish, and closes the
+// connections: nothing of the Shield works afterwards. It is called once.
+func (s *Shield) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range s.cfg.Pipelines {
+		wg.Go(func() { s.sendCalls(ctx) })
+	}
+	sweep := time.NewTicker(time.Minute)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			close(s.stopped)
+			if err := s.client.Close(); err != nil {
+				return fmt.Errorf("deduct: closing connections: %w", err)
+			}
+			return nil
+		case now := <-sweep.C:
+			s.forgetIdle(now)
+		}
+	}
+}
+
+// Ping asks Redis for a sign of life: of every master, in a Cluster.
+func (s *Shield) Ping(ctx context.Context) error {
+	return away(s.eachMaster(ctx, func(ctx context.Context, c redis.UniversalClient) error {
+		return c.Ping(ctx).Err()
+	}))
+}
+
+// eachMaster calls fn for every server that holds keys, one or several at a time.
+func (s *Shield) eachMaster(ctx context.Context, fn func(context.Context, redis.UniversalClient) error) error {
+	if cluster, ok := s.client.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return fn(ctx, c) })
+	}
+	return fn(ctx, s.client)
+}
+
+// away marks an error of Redis as sale.ErrUnavailable: a call that reads, or one that
+// may be repeated as it is.
+func away(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("deduct: %w: %w", sale.ErrUnavailable, err)
+}
+
+// unknown marks an error of a call that may have been carried out all the same.
+func unknown(err error) error {
+	return fmt.Errorf("deduct: %w: %w: %w", sale.ErrUnavailable, sale.ErrUnknown, err)
+}

@@ -1,0 +1,165 @@
+package deduct
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"flashgate/sale"
+)
+
+// view is what this gateway knows of one SKU's families. Forgetting it costs a look at
+// the pointers.
+type view struct {
+	mu       sync.Mutex
+	since    int64 // generations that began before are distrusted
+	families map[int]*family
+	used     time.Time
+	loading  *flight // the rebuild in progress, nil = none
+}
+
+// family is what this gateway knows of one segment's copy.
+type family struct {
+	tag     string
+	gen     generation // in use as far as this gateway knows; zero = unknown
+	floor   int64      // began of the newest generation used: Redis must not go back behind it
+	touched time.Time  // when its time to live was last set by this gateway
+	left    int64      // units left when last asked, at leftAt
+	leftAt  time.Time
+}
+
+func (s *Shield) view(sku string) *view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.views[sku]
+	if !ok {
+		v = &view{families: make(map[int]*family)}
+		s.views[sku] = v
+	}
+	v.used = time.Now()
+	return v
+}
+
+// forgetIdle keeps a gateway's memory at what is on sale now.
+func (s *Shield) forgetIdle(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, v := range s.views {
+		keep := viewIdle
+		v.mu.Lock()
+		if v.since != 0 {
+			keep = s.cfg.Idle
+		}
+		if v.loading == nil && now.Sub(v.used) > keep {
+			delete(s.views, name)
+		}
+		v.mu.Unlock()
+	}
+}
+
+// Distrust makes every generation whose loading began before since (Unix ms, ledger's
+// clock) unusable for this gateway, of one SKU or, with "", of all: Deduct answers
+// Loaded=false until the SKU is rebuilt, here or by another gateway.
+func (s *Shield) Distrust(sku string, since int64) {
+	if sku == "" {
+		for {
+			old := s.since.Load()
+			if old >= since || s.since.CompareAndSwap(old, since) {
+				return
+			}
+		}
+	}
+	v := s.view(sku)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.since = max(v.since, since)
+}
+
+// familyOf returns the view's family; the caller holds v.mu.
+func (v *view) familyOf(sku string, segment int) *family {
+	f, ok := v.families[segment]
+	if !ok {
+		f = &family{tag: familyTag(sku, segment)}
+		v.families[segment] = f
+	}
+	return f
+}
+
+// trusts reports whether a generation may be used; the caller holds v.mu. One that is
+// older than what was in use before means that Redis has gone back in time.
+func (s *Shield) trusts(v *view, f *family, g generation, sku *sale.SKU) bool {
+	return g.name != "" && g.serves(sku) && g.began >= s.since.Load() && g.began >= v.since && g.began >= f.floor
+}
+
+// current returns the generation to use, and whether its time to live wants setting.
+func (s *Shield) current(v *view, sku *sale.SKU, segment int) (tag string, g generation, touch, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f := v.familyOf(sku.Name, segment)
+	if !s.trusts(v, f, f.gen, sku) {
+		return f.tag, generation{}, false, false
+	}
+	if now := time.Now(); now.Sub(f.touched) > s.cfg.Idle/4 {
+		f.touched, touch = now, true
+	}
+	return f.tag, f.gen, touch, true
+}
+
+// adopt takes up the generation that a family's pointer names, if it can be trusted.
+func (s *Shield) adopt(v *view, sku *sale.SKU, segment int, pointer string) (generation, bool) {
+	g, ok := parseGeneration(pointer)
+	if !ok {
+		return generation{}, false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f := v.familyOf(sku.Name, segment)
+	if !s.trusts(v, f, g, sku) {
+		return generation{}, false
+	}
+	if f.gen.name != g.name {
+		f.gen, f.floor, f.left, f.leftAt = g, max(f.floor, g.began), 0, time.Time{}
+	}
+	return g, true
+}
+
+// follow reads a family's pointer and adopts what it names.
+func (s *Shield) follow(ctx context.Context, v *view, sku *sale.SKU, segment int) (generation, bool, error) {
+	pointer, err := s.pointer(ctx, familyTag(sku.Name, segment))
+	if err != nil {
+		return generation{}, false, err
+	}
+	g, ok := s.adopt(v, sku, segment, pointer)
+	return g, ok, nil
+}
+
+// pointer reads which generation is in use, "" = none.
+func (s *Shield) pointer(ctx context.Context, tag string) (string, error) {
+	p, err := s.client.Get(ctx, pointerKey(tag)).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return "", away(err)
+	}
+	return p, nil
+}
+
+// noteLeft remembers how many units a family had left.
+func (v *view) noteLeft(segment int, left int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if f, ok := v.families[segment]; ok {
+		f.left, f.leftAt = left, time.Now()
+	}
+}
+
+// lastLeft returns what noteLeft remembered, and when.
+func (v *view) lastLeft(segment int) (int64, time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if f, ok := v.families[segment]; ok {
+		return f.left, f.leftAt
+	}
+	return 0, time.Time{}
+}
