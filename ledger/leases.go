@@ -1,0 +1,106 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+)
+
+// Leases says which gateway does what only one may do at a time. A lease is a row
+// with a time to live on the ledger's clock and a token that rises whenever the lease
+// is taken anew, so that what a former holder still has on its way can be told from
+// the work of the present one.
+type Leases struct{ db *DB }
+
+// Leases are kept in the ledger; they are of use as long as it is there.
+func (db *DB) Leases() Leases { return Leases{db} }
+
+// lease is one row of job_leases.
+type lease struct {
+	holder           string
+	token, expiresAt int64
+}
+
+// Acquire takes the lease when it is free or has run out, under a new token, and
+// renews it under the same token while the holder still has it. It reports whether
+// the holder has it now; the token is the present holder's, whoever that is. After an
+// error, which wraps sale.ErrUnavailable, the holder may have it or not.
+func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Duration) (token int64, held bool, err error) {
+	if !l.db.Ready() {
+		return 0, false, l.db.notReady()
+	}
+	// Most calls are of gateways that see that another one has the lease: that takes
+	// no lock.
+	row, err := readLease(ctx, l.db.sql, name, "")
+	if err != nil {
+		return 0, false, l.db.away(ctx, err)
+	}
+	if row.holder != holder && row.expiresAt > l.db.Now() {
+		return row.token, false, nil
+	}
+	err = l.db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error {
+		row, err := readLease(ctx, conn, name, l.db.dialect.forUpdate())
+		if err != nil {
+			return err
+		}
+		now := l.db.Now()
+		free := row.expiresAt <= now
+		if token = row.token; free {
+			token++
+		}
+		if held = free || row.holder == holder; !held {
+			return nil
+		}
+		return writeLease(ctx, conn, name, row.token, lease{holder, token, now + ttl.Milliseconds()})
+	})
+	switch {
+	case l.db.dialect.classify(err) == violated:
+		// Another gateway has inserted the first row of this name.
+		return 0, false, nil
+	case err != nil:
+		return 0, false, l.db.away(ctx, err)
+	}
+	l.db.noteErr(nil)
+	return token, held, nil
+}
+
+// Release frees the lease, if it is still held under this token, for whoever asks
+// next.
+func (l Leases) Release(ctx context.Context, name, holder string, token int64) error {
+	if !l.db.Ready() {
+		return l.db.notReady()
+	}
+	_, err := l.db.sql.ExecContext(ctx,
+		"UPDATE job_leases SET expires_at = 0 WHERE name = ? AND holder = ? AND token = ?", name, holder, token)
+	return l.db.away(ctx, err)
+}
+
+// rowQuerier is a pool or one connection of it.
+type rowQuerier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// readLease reads a lease; one that nobody ever took is a lease that has run out.
+func readLease(ctx context.Context, q rowQuerier, name, lock string) (lease, error) {
+	var l lease
+	err := q.QueryRowContext(ctx, "SELECT holder, token, expires_at FROM job_leases WHERE name = ?"+lock, name).
+		Scan(&l.holder, &l.token, &l.expiresAt)
+	if errors.Is(err, sql.ErrNoRows) {
+		return lease{}, nil
+	}
+	return l, err
+}
+
+// writeLease writes a lease whose row was read with the token before, 0 when there was
+// none.
+func writeLease(ctx context.Context, conn *sql.Conn, name string, before int64, l lease) error {
+	if before == 0 {
+		_, err := conn.ExecContext(ctx, "INSERT INTO job_leases (name, holder, token, expires_at) VALUES (?, ?, ?, ?)",
+			name, l.holder, l.token, l.expiresAt)
+		return err
+	}
+	_, err := conn.ExecContext(ctx, "UPDATE job_leases SET holder = ?, token = ?, expires_at = ? WHERE name = ?",
+		l.holder, l.token, l.expiresAt, name)
+	return err
+}
