@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -77,6 +79,12 @@ func TestMariaDBGivesEachTestItsOwnDatabase(t *testing.T) {
 	if a.Addr != b.Addr || a.DSN == b.DSN {
 		t.Errorf("want one server and two databases, got %s and %s", a.DSN, b.DSN)
 	}
+}
+
+func TestOwnServersAreNoLeaks(t *testing.T) {
+	needsServers(t)
+	MariaDB(t)
+	goleak.VerifyNone(t, Leaks()...)
 }
 
 func TestNATSRestarts(t *testing.T) {
