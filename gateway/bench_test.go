@@ -5,7 +5,6 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
@@ -170,5 +169,3 @@ func serveGateway(b *testing.B, soldOut bool) (string, func()) {
 	go func() { defer close(done); _ = s.Serve(newCounted(ln, 4096, nil, w.g.metrics.refused)) }() // joined by stop
 	return ln.Addr().String(), func() { _ = s.Shutdown(); <-done }
 }
-
-var _ = time.Now

@@ -6,15 +6,23 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-//go:embed openapi.yaml
-var openAPI []byte
+// The documents of the two listeners; a test holds them against the tables of routes.
+var (
+	//go:embed openapi.yaml
+	buyersAPI []byte
+	//go:embed openapi-operators.yaml
+	operatorsAPI []byte
+)
 
-func (g *Gateway) openapi(c *fiber.Ctx) error {
-	resp := &c.Context().Response
-	g.begin(resp, answerOK)
-	resp.Header.SetContentType("application/yaml")
-	resp.SetBodyRaw(openAPI)
-	return nil
+// document serves one of them.
+func (g *Gateway) document(text []byte) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		resp := &c.Context().Response
+		g.begin(resp, answerOK)
+		resp.Header.SetContentType("application/yaml")
+		resp.SetBodyRaw(text)
+		return nil
+	}
 }
 
 // livez says that the process answers.

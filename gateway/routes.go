@@ -25,7 +25,7 @@ func (g *Gateway) buyerRoutes() []route {
 		{method: fiber.MethodGet, path: "/livez", handler: g.livez},
 		{method: fiber.MethodGet, path: "/readyz", handler: g.readyz},
 		{method: fiber.MethodGet, path: "/problems/:code", handler: g.problemPage},
-		{method: fiber.MethodGet, path: "/openapi.yaml", handler: g.openapi},
+		{method: fiber.MethodGet, path: "/openapi.yaml", handler: g.document(buyersAPI)},
 	}
 }
 
@@ -34,7 +34,7 @@ func (g *Gateway) operatorRoutes() []route {
 		{method: fiber.MethodGet, path: "/livez", handler: g.livez, open: true},
 		{method: fiber.MethodGet, path: "/readyz", handler: g.readyz, open: true},
 		{method: fiber.MethodGet, path: "/problems/:code", handler: g.problemPage},
-		{method: fiber.MethodGet, path: "/openapi.yaml", handler: g.openapi},
+		{method: fiber.MethodGet, path: "/openapi.yaml", handler: g.document(operatorsAPI)},
 		{method: fiber.MethodGet, path: "/v1/skus", handler: g.listSKUs},
 		{method: fiber.MethodGet, path: "/v1/skus/:sku", handler: g.getSKU},
 		{method: fiber.MethodPut, path: "/v1/skus/:sku", handler: g.putSKU},
