@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"hash/fnv"
+	"log/slog"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"flashgate/checkout"
+	"flashgate/configs"
+	"flashgate/deduct"
+	"flashgate/fallback"
+	"flashgate/gateway"
+	"flashgate/jobs"
+	"flashgate/ledger"
+	"flashgate/queue"
+	"flashgate/results"
+	"flashgate/sale"
+)
+
+// app is a gateway put together: every package's part, joined at the interfaces that
+// its consumers declare. It is the same for serve and dev.
+type app struct {
+	cfg       configs.Config
+	log       *slog.Logger
+	ledger    *ledger.DB
+	nats      *results.Conn
+	publisher *results.Publisher
+	relay     *results.Relay
+	stats     *results.Stats
+	shield    *deduct.Shield
+	breakers  breakers
+	checkout  *checkout.Checkout
+	queue     *queue.Queue
+	gateway   *gateway.Gateway
+	jobs      *jobs.Scheduler
+}
+
+// breakers are the circuit breakers, one per dependency.
+type breakers struct{ redis, ledger, nats *fallback.Breaker }
+
+func (b breakers) panel() fallback.Panel { return fallback.Panel{b.redis, b.ledger, b.nats} }
+
+// newApp joins the parts and starts none. nats is the embedded server, or nil.
+func newApp(cfg configs.Config, log *slog.Logger, nats *results.Embedded) (*app, error) {
+	a := &app{cfg: cfg, log: log}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, build := range []func(*prometheus.Registry) error{
+		a.buildLedger,
+		func(reg *prometheus.Registry) error { return a.buildResults(reg, nats) },
+		a.buildShield, a.buildBreakers, a.buildCheckout, a.buildGateway, a.buildJobs,
+	} {
+		if err := build(reg); err != nil {
+			if a.nats != nil {
+				a.nats.Close()
+			}
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// ledgerConfig is the ledger as commands need it: without anybody to hand rows to.
+func ledgerConfig(cfg configs.Config, log *slog.Logger) ledger.Config {
+	return ledger.Config{
+		Driver: cfg.Ledger.Driver, DSN: cfg.Ledger.DSN,
+		MaxGroup: cfg.Ledger.MaxGroup, Committers: cfg.Ledger.Committers,
+		Encode: results.Encode, Logger: log.With("part", "ledger"),
+	}
+}
+
+func (a *app) buildLedger(reg *prometheus.Registry) (err error) {
+	c := ledgerConfig(a.cfg, a.log)
+	c.Registerer = reg
+	// What NATS would refuse now is left in the outbox, to the relay.
+	c.Committed = func(rows []sale.OutboxRow) {
+		if a.breakers.nats.Usable() {
+			a.publisher.Publish(rows)
+		}
+	}
+	a.ledger, err = ledger.New(c)
+	return err
+}
+
+func (a *app) buildResults(reg *prometheus.Registry, nats *results.Embedded) (err error) {
+	log := a.log.With("part", "results")
+	a.nats, err = results.Connect(results.Config{
+		URL: a.cfg.NATS.URL, Embedded: nats, CredsFile: a.cfg.NATS.CredentialsFile, Name: "flashgate " + instance(),
+		Streams: results.StreamConfig{Replicas: a.cfg.NATS.Replicas, MaxAge: a.cfg.NATS.ResultsMaxAge, BacklogCapacity: int64(a.cfg.Backlog.Capacity)},
+		Log:     log, Registerer: reg,
+	})
+	if err != nil {
+		return err
+	}
+	a.publisher, err = results.NewPublisher(results.PublisherConfig{Acked: a.ledger.Acked, Log: log, Registerer: reg}, a.nats)
+	if err != nil {
+		return err
+	}
+	a.relay, err = results.NewRelay(results.RelayConfig{Holds: a.publisher.Holds, Log: log, Registerer: reg}, a.nats, a.ledger)
+	if err != nil {
+		return err
+	}
+	a.stats, err = results.NewStats(results.StatsConfig{Now: a.ledger.Now, Log: log, Registerer: reg}, a.nats)
+	return err
+}
+
+func (a *app) buildShield(reg *prometheus.Registry) (err error) {
+	a.shield, err = deduct.New(shieldConfig(a.cfg, a.log, reg), a.ledger)
+	return err
+}
+
+func shieldConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer) deduct.Config {
+	r := cfg.Redis
+	c := deduct.Config{
+		Addrs: r.Addrs, SentinelMaster: r.SentinelMaster, SentinelPassword: r.SentinelPassword,
+		Username: r.Username, Password: r.Password, DB: r.DB,
+		DialTimeout: r.DialTimeout, ReadTimeout: r.ReadTimeout, PoolSize: r.PoolSize,
+		MaxBatch: cfg.Queue.MaxBatch, Grace: cfg.Reconcile.Grace, Home: home(),
+		Logger: log.With("part", "shield"), Registerer: reg,
+	}
+	if r.TLS {
+		c.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	return c
+}
+
+func (a *app) buildBreakers(*prometheus.Registry) error {
+	build := func(name string, c configs.Breaker, changed func(usable bool)) (*fallback.Breaker, error) {
+		return fallback.New(fallback.Config{
+			Name: name, Window: c.Window, MinCalls: c.MinCalls, FailureRatio: c.FailureRatio,
+			Consecutive: c.Consecutive, ProbeAfter: c.OpenFor,
+			Changed: func(name string, usable bool) {
+				a.log.Warn("breaker", "name", name, "usable", usable)
+				if changed != nil {
+					changed(usable)
+				}
+			},
+		})
+	}
+	var errs [3]error
+	// What the shield holds is older than what went around it while it was away, so
+	// every SKU's is loaded anew before its batches go through it again.
+	a.breakers.redis, errs[0] = build("redis", a.cfg.Breaker.Redis, func(bool) { a.shield.Distrust("", a.ledger.Now()) })
+	a.breakers.ledger, errs[1] = build("ledger", a.cfg.Breaker.Ledger, nil)
+	a.breakers.nats, errs[2] = build("nats", a.cfg.Breaker.NATS, nil)
+	return errors.Join(errs[:]...)
+}
+
+func (a *app) buildCheckout(reg *prometheus.Registry) error {
+	around, err := fallback.NewThrottle(a.cfg.Fallback.Rate, a.cfg.Fallback.Burst)
+	if err != nil {
+		return err
+	}
+	a.checkout, err = checkout.New(checkout.Config{
+		MaxAge: a.cfg.Queue.MaxAge, VerdictTTL: a.cfg.Server.VerdictTTL,
+		SoldOutMin: 200 * time.Millisecond, SoldOutMax: 500 * time.Millisecond,
+		Rebuilders: 4, LimitChecks: 20, Logger: a.log.With("part", "checkout"), Registerer: reg,
+	}, checkout.Deps{
+		Shield: a.shield, Ledger: a.ledger, ShieldBreaker: a.breakers.redis, LedgerBreaker: a.breakers.ledger,
+		Around: around, Stats: a.stats,
+	})
+	if err != nil {
+		return err
+	}
+	q := a.cfg.Queue
+	a.queue, err = queue.New(queue.Config{
+		Capacity: q.Capacity, MaxWaiting: max(500_000, q.Capacity), MaxBatch: q.MaxBatch, Inflight: q.Inflight, MaxAge: q.MaxAge,
+		Linger: q.Linger, DrainTimeout: a.cfg.Server.ShutdownTimeout, Logger: a.log.With("part", "queue"), Registerer: reg,
+	}, a.checkout)
+	return err
+}
+
+func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
+	s, l := a.cfg.Server, a.cfg.Limits
+	limit := func(l configs.Limit) gateway.Limit { return gateway.Limit{Rate: l.Rate, Burst: l.Burst} }
+	a.gateway, err = gateway.New(gateway.Config{
+		Listen: s.Listen, AdminListen: a.cfg.Admin.Listen, AdminKey: a.cfg.Admin.Key, OpenMetrics: a.cfg.Admin.MetricsOpen,
+		Wait: s.Wait, MaxWait: a.cfg.Queue.MaxAge, TrustedProxies: s.TrustedProxies,
+		Auth: gateway.Auth{Mode: a.cfg.Auth.Mode, JWT: gateway.JWT{
+			Secret: a.cfg.Auth.JWT.Secret, PublicKey: a.cfg.Auth.JWT.PublicKey,
+			Issuer: a.cfg.Auth.JWT.Issuer, Audience: a.cfg.Auth.JWT.Audience, Leeway: a.cfg.Auth.JWT.Leeway,
+		}},
+		Limits:    gateway.Limits{User: limit(l.User), IP: limit(l.IP), SKU: limit(l.SKU), Global: limit(l.Global), MaxEntries: l.MaxEntries},
+		BodyLimit: s.BodyLimit, HeaderLimit: s.HeaderLimit, ReadTimeout: s.ReadTimeout, IdleTimeout: s.IdleTimeout, MaxConnections: s.MaxConnections,
+		DrainDelay: s.DrainDelay, ShutdownTimeout: s.ShutdownTimeout,
+		Logger: a.log.With("part", "gateway"), Registerer: reg, Gatherer: reg,
+	}, gateway.Deps{
+		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Catalogue: a.ledger, Shield: a.shield,
+		Breakers: a.breakers.panel(), Paths: a.checkout, Readiness: a.ledger,
+	})
+	return err
+}
+
+// buildJobs schedules what runs beside the sale. Relay and reconciler run in one
+// gateway at a time; probing NATS, which is how its breaker learns, in each.
+func (a *app) buildJobs(reg *prometheus.Registry) (err error) {
+	a.jobs, err = jobs.New(jobs.Config{Holder: instance(), Log: a.log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
+		jobs.Job{Name: "relay", Every: 500 * time.Millisecond, Run: a.relayOnce},
+		jobs.Job{Name: "reconcile", Every: a.cfg.Reconcile.Period, Run: a.reconcileOnce},
+		jobs.Job{Name: "nats-probe", Every: time.Second, EveryGateway: true, Run: func(ctx context.Context, _ int64) error {
+			return answered(a.breakers.nats.Do(ctx, a.nats.Ping))
+		}},
+	)
+	return err
+}
+
+func (a *app) relayOnce(ctx context.Context, _ int64) error {
+	if !a.breakers.nats.Usable() {
+		return nil
+	}
+	return a.relay.Pass(ctx)
+}
+
+func (a *app) reconcileOnce(ctx context.Context, _ int64) error {
+	if !a.breakers.ledger.Usable() {
+		return nil // what the ledger knows decides every repair
+	}
+	return answered(a.breakers.redis.Do(ctx, func(ctx context.Context) error {
+		_, err := a.shield.Reconcile(ctx)
+		return err
+	}))
+}
+
+// answered hides that a breaker was open: that is no failure of the job.
+func answered(err error) error {
+	if errors.Is(err, fallback.ErrNotCalled) {
+		return nil
+	}
+	return err
+}
+
+// stages is the order of stopping: the edge first, then what works for it, and last
+// what that needs to finish.
+func (a *app) stages() []stage {
+	return []stage{
+		{"gateway", a.gateway.Run},
+		{"queue", a.queue.Run},
+		{"jobs", a.jobs.Run},
+		{"checkout", a.checkout.Run},
+		{"refusal counts", a.stats.Run},
+		{"publisher", a.publisher.Run},
+		{"ledger", a.ledger.Run},
+		{"shield", a.shield.Run},
+		{"nats", a.nats.Run},
+	}
+}
+
+// instance names this process among the gateways.
+func instance() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "/" + strconv.Itoa(os.Getpid())
+}
+
+// home is a number of this gateway, by which it chooses the segments it draws from.
+func home() uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(instance()))
+	return h.Sum32()
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"flashgate/configs"
+	"flashgate/ledger"
+	"flashgate/sale"
+)
+
+type migrateCmd struct{ source }
+
+func (m migrateCmd) Run(ctx context.Context) error {
+	cfg, err := m.load(configs.Tool)
+	if err != nil {
+		return err
+	}
+	if err := ledger.Migrate(ctx, ledgerConfig(cfg, newLogger(cfg.Log))); err != nil {
+		return err
+	}
+	fmt.Println("the ledger's tables are up to date")
+	return nil
+}
+
+// withLedger runs fn with a proved ledger, and ends the ledger afterwards.
+func withLedger(ctx context.Context, s source, fn func(context.Context, configs.Config, *ledger.DB) error) error {
+	cfg, err := s.load(configs.Tool)
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg.Log)
+	db, err := ledger.New(ledgerConfig(cfg, log))
+	if err != nil {
+		return err
+	}
+	var result error
+	stages := []stage{
+		{"command", func(ctx context.Context) error {
+			result = awaitReady(ctx, db)
+			if result == nil {
+				result = fn(ctx, cfg, db)
+			}
+			return nil
+		}},
+		{"ledger", db.Run},
+	}
+	err = runStages(ctx, slog.New(slog.DiscardHandler), 10*time.Second, stages)
+	return errors.Join(result, err)
+}
+
+// awaitReady gives the ledger ten seconds to answer.
+func awaitReady(ctx context.Context, db *ledger.DB) error {
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	for !db.Ready() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline.C:
+			return errors.Join(errors.New("the ledger does not answer"), db.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+type skuCmd struct {
+	Put  skuPutCmd  `cmd:"" help:"Create a SKU, or replace what is said of it."`
+	List skuListCmd `cmd:"" help:"List SKUs and their stock, a JSON object a line."`
+}
+
+type skuPutCmd struct {
+	source
+	Name         string        `arg:"" name:"sku" help:"Name of the SKU."`
+	Total        int64         `required:"" help:"Units in all."`
+	Reserved     int64         `help:"Units of these that are not for sale."`
+	UnitPrice    int64         `required:"" help:"Price of one unit, in minor units."`
+	Currency     string        `required:"" help:"ISO 4217 code."`
+	Title        string        `help:"What buyers call it."`
+	PerUserLimit int64         `help:"Units per buyer; 0 is unlimited."`
+	OpensAt      string        `help:"RFC 3339 time; none is now."`
+	ClosesAt     string        `help:"RFC 3339 time; none is never."`
+	PayWithin    time.Duration `help:"How long a buyer has to pay."`
+	State        string        `default:"open" enum:"open,paused,closed"`
+	Heat         string        `default:"auto" enum:"auto,hot,cold"`
+	Segments     int           `default:"1" help:"Rows the stock is spread over."`
+}
+
+func (c skuPutCmd) Run(ctx context.Context) error {
+	return withLedger(ctx, c.source, func(ctx context.Context, cfg configs.Config, db *ledger.DB) error {
+		sku := sale.SKU{
+			Name: c.Name, Title: c.Title, UnitPrice: c.UnitPrice, Currency: c.Currency, PerUserLimit: c.PerUserLimit,
+			PayWithin: c.PayWithin.Milliseconds(), Segments: c.Segments,
+		}
+		if c.PayWithin == 0 {
+			sku.PayWithin = cfg.PayWithin.Milliseconds()
+		}
+		var errs [4]error
+		sku.State, errs[0] = sale.ParseSaleState(c.State)
+		sku.Heat, errs[1] = sale.ParseHeat(c.Heat)
+		if c.OpensAt != "" {
+			sku.OpensAt, errs[2] = sale.ParseTime(c.OpensAt)
+		}
+		if c.ClosesAt != "" {
+			sku.ClosesAt, errs[3] = sale.ParseTime(c.ClosesAt)
+		}
+		stock := sale.Stock{Total: c.Total, Reserved: c.Reserved}
+		if err := errors.Join(append(errs[:], sku.Validate(), stock.Validate())...); err != nil {
+			return err
+		}
+		sku, stock, _, err := db.PutSKU(ctx, sku, stock)
+		if err != nil {
+			return err
+		}
+		return printListing(sale.Listing{SKU: sku, Stock: stock})
+	})
+}
+
+type skuListCmd struct{ source }
+
+func (c skuListCmd) Run(ctx context.Context) error {
+	return withLedger(ctx, c.source, func(ctx context.Context, _ configs.Config, db *ledger.DB) error {
+		for after := ""; ; {
+			page, err := db.ListSKUs(ctx, after, 500)
+			if err != nil || len(page) == 0 {
+				return err
+			}
+			for _, l := range page {
+				if err := printListing(l); err != nil {
+					return err
+				}
+			}
+			after = page[len(page)-1].SKU.Name
+		}
+	})
+}
+
+func printListing(l sale.Listing) error {
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"sku": l.SKU.Name, "title": l.SKU.Title, "unit_price": l.SKU.UnitPrice, "currency": l.SKU.Currency,
+		"per_user_limit": l.SKU.PerUserLimit, "state": l.SKU.State.String(), "heat": l.SKU.Heat.String(), "segments": l.SKU.Segments,
+		"total": l.Stock.Total, "reserved": l.Stock.Reserved, "sold": l.Stock.Sold, "available": l.Stock.Available(),
+	})
+}
