@@ -50,14 +50,14 @@ func (c *cluster) buy(g *gate, sku, user, key string) answer {
 	var doc struct {
 		Code    string `json:"code"`
 		OrderID string `json:"order_id"`
-		Status  string `json:"status"`
+		Status  any    `json:"status"` // a name of orders, a number of problems
 		UserID  string `json:"user_id"`
 	}
 	if err := json.Unmarshal(body, &doc); err != nil {
 		a.err = fmt.Errorf("%d %q: %w", res.StatusCode, body, err)
 		return a
 	}
-	a.code, a.problem, a.orderID, a.status = res.StatusCode, doc.Code, doc.OrderID, doc.Status
+	a.code, a.problem, a.orderID, a.status = res.StatusCode, doc.Code, doc.OrderID, fmt.Sprint(doc.Status)
 	a.replayed = res.Header.Get("Idempotent-Replayed") == "true"
 	if a.yes() && doc.UserID != user {
 		a.err = fmt.Errorf("the order of %q was given to %q", doc.UserID, user)
