@@ -95,13 +95,12 @@ Buy one, as a buyer named alice:
 
 curl -i -X POST %s/v1/skus/%s/orders -H 'X-User-ID: alice' -H 'Content-Type: application/json' -d '{"quantity":1}'
 
-See what is left:
-
-curl -s -H 'Authorization: Bearer %s' %s/v1/skus/%s
+What is left of it: GET %s/v1/skus/%s
+with the header Authorization: Bearer %s
 
 Ctrl-C drains and stops. Orders are kept; start again and they are there.
 
-`, buyers, operators, adminKey, buyers, demoSKU, adminKey, operators, demoSKU)
+`, buyers, operators, adminKey, buyers, demoSKU, operators, demoSKU, adminKey)
 	<-ctx.Done()
 	return nil
 }
