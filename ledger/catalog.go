@@ -334,11 +334,14 @@ type cachePlace[V any] struct {
 	hand uint8 // where the search for an entry to give up goes on
 }
 
+// maxAsked is how many losses of neighbours an entry survives without being asked for.
+const maxAsked = 3
+
 // cacheEntry is immutable but for asked.
 type cacheEntry[V any] struct {
 	name  string
 	value V
-	asked atomic.Bool
+	asked atomic.Uint32 // up to maxAsked
 }
 
 func newCacheTable[V any](size int, seed maphash.Seed) cacheTable[V] {
@@ -357,8 +360,10 @@ func (t *cacheTable[V]) get(name string) (V, bool) {
 	p := t.place(name)
 	for i := range p.ways {
 		if e := p.ways[i].Load(); e != nil && e.name == name {
-			if !e.asked.Load() {
-				e.asked.Store(true)
+			// Concurrent readers may count as one; an entry in use soon stops counting,
+			// and its cache line is then only read.
+			if n := e.asked.Load(); n < maxAsked {
+				e.asked.Store(n + 1)
 			}
 			return e.value, true
 		}
@@ -393,16 +398,23 @@ func (t *cacheTable[V]) put(name string, value V, replace func(old V) bool) {
 	p.ways[way].Store(&cacheEntry[V]{name: name, value: value})
 }
 
-// victim gives every entry that was asked for a second chance, and no third.
+// victim is the entry that was asked for least, in turn where several were; the others
+// are a loss older.
 func (p *cachePlace[V]) victim() int {
-	for range cacheWays {
-		if e := p.ways[p.hand].Load(); e == nil || !e.asked.Swap(false) {
-			break
+	least := uint32(maxAsked + 1)
+	way := 0
+	for i := range cacheWays {
+		next := (int(p.hand) + i) % cacheWays
+		if n := p.ways[next].Load().asked.Load(); n < least {
+			least, way = n, next
 		}
-		p.hand = (p.hand + 1) % cacheWays
 	}
-	way := int(p.hand)
-	p.hand = (p.hand + 1) % cacheWays
+	for i := range p.ways {
+		if e := p.ways[i].Load(); i != way && e.asked.Load() > 0 {
+			e.asked.Store(e.asked.Load() - 1)
+		}
+	}
+	p.hand = uint8((way + 1) % cacheWays)
 	return way
 }
 

@@ -53,6 +53,10 @@ func (db *DB) transact(ctx context.Context, fn func(ctx context.Context, conn *s
 }
 
 func (db *DB) transactOnce(ctx context.Context, fn func(ctx context.Context, conn *sql.Conn) error) error {
+	if err := db.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer db.leaveTurn()
 	conn, err := db.sql.Conn(ctx)
 	if err != nil {
 		return err
@@ -77,6 +81,26 @@ func (db *DB) transactOnce(ctx context.Context, fn func(ctx context.Context, con
 	}
 	rollback(conn)
 	return err
+}
+
+// takeTurn waits in line for a database with one writer. SQLite's own waiting is a
+// lottery, in which an operator never wins against a committer under load.
+func (db *DB) takeTurn(ctx context.Context) error {
+	if db.turns == nil {
+		return nil
+	}
+	select {
+	case db.turns <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (db *DB) leaveTurn() {
+	if db.turns != nil {
+		<-db.turns
+	}
 }
 
 // closeRows joins what a result set has still to say to the error at hand.

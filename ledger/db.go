@@ -119,6 +119,7 @@ type DB struct {
 	lastErr atomic.Pointer[error]
 	clock   *clock
 	catalog *catalog
+	turns   chan struct{} // held by the writer of a database that has only one; else nil
 
 	queue     groupQueue
 	acks      ackList
@@ -149,6 +150,9 @@ func New(cfg Config) (*DB, error) {
 	db := &DB{
 		cfg: cfg, log: cfg.Logger, dialect: d, sql: pool,
 		clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
+	}
+	if d.singleWriter() {
+		db.turns = make(chan struct{}, 1)
 	}
 	db.queue.init()
 	db.exhausted.init(cfg.ExhaustedIDs)

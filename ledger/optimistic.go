@@ -66,7 +66,10 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 			failAll(jobs, err)
 			return gaveUp
 		}
+		// Other writers hold their turns for as long as one transaction takes.
+		_ = c.db.takeTurn(context.Background())
 		err := attempt()
+		c.db.leaveTurn()
 		switch c.db.dialect.classify(err) {
 		case noFailure:
 			return settled
