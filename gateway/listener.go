@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -56,12 +57,13 @@ func (g *Gateway) newListener(name, addr string, most int, routes []route) *list
 	// Connections are counted where they are accepted; this only must not be lower.
 	server.Concurrency = most + 1
 	server.CloseOnShutdown = true
+	server.HeaderReceived = refuseTwoLengths
 	server.Handler = g.guard(app.Handler())
 	return &listener{name: name, addr: addr, most: most, app: app}
 }
 
 // guard keeps a fault in one handler from ending the process with everybody's requests
-// in it, and answers methods that HTTP has no name for.
+// in it, and refuses what the HTTP library lets through and should not.
 func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
 		defer func() {
@@ -73,6 +75,7 @@ func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 			}
 		}()
 		if !knownMethod(ctx.Method()) {
+			ctx.Response.SetConnectionClose()
 			g.answerRaw(ctx, malformed)
 			return
 		}
@@ -94,6 +97,25 @@ func knownMethod(m []byte) bool {
 		return true
 	}
 	return false
+}
+
+// refuseTwoLengths looks at a request's head before its body is read. One that says both
+// how long its body is and that it is chunked is read as chunked by the HTTP library; a
+// proxy in front may have believed the other, and what it took for the rest of the body
+// would be somebody's next request here. Only the guard can answer, and by then the
+// library has tidied the head, so the method is made one that the guard refuses.
+func refuseTwoLengths(h *fasthttp.RequestHeader) (unchanged fasthttp.RequestConfig) {
+	const chunked = -1
+	if h.ContentLength() != chunked {
+		return unchanged
+	}
+	for line := range bytes.Lines(h.RawHeaders()) {
+		name, _, _ := bytes.Cut(line, []byte{':'})
+		if bytes.EqualFold(bytes.TrimSpace(name), []byte(fiber.HeaderContentLength)) {
+			h.SetMethod("AMBIGUOUS")
+		}
+	}
+	return unchanged
 }
 
 // listen takes the address; calling it again does nothing.
