@@ -192,8 +192,6 @@ type NATS struct {
 	Replicas int `yaml:"replicas"`
 	// CredentialsFile is a .creds file, for servers with accounts.
 	CredentialsFile string `yaml:"credentials_file"`
-	// Token logs in at servers that ask for one.
-	Token string `yaml:"token" secret:"yes"`
 	// ResultsMaxAge is how long published results stay in the stream, for subscribers
 	// that were away and for `flashgate restore`. Too low: a slow subscriber misses
 	// events. Too high: disk.

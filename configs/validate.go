@@ -21,9 +21,11 @@ const (
 	commitRetries = 3 * time.Second
 	// sellableAgain is the promise that what a crash left tentative is sellable again.
 	sellableAgain = 15 * time.Second
-	// maxRowsPerStatement keeps a group's statements below the 65,535 placeholders of
-	// the ledger's protocol, and a batch's arrays below what the shield's Lua unpacks.
-	maxRowsPerStatement = 4096
+	// maxBatch keeps a batch's arrays below what the shield's Lua can unpack.
+	maxBatch = 4096
+	// maxGroup and maxCommitters are what the ledger takes.
+	maxGroup      = 8192
+	maxCommitters = 32
 )
 
 // Validate refuses a configuration that could not work, or not keep its promises. All
@@ -48,6 +50,10 @@ func (c Config) Validate(mode Mode) error {
 	v.oneOf("log.format", c.Log.Format, "json", "text")
 	return errors.Join(v.problems...)
 }
+
+// CommitRetries is how long a commit whose outcome is unknown may be repeated: until
+// the reconciler would judge the batch it belongs to.
+func (c Config) CommitRetries() time.Duration { return c.Reconcile.Grace - c.Queue.MaxAge }
 
 // Warnings are settings that work but that nobody should want in production.
 func (c Config) Warnings(mode Mode) []string {
@@ -212,8 +218,8 @@ func (v *validator) ledger(l *Ledger) {
 	case v.mode == Dev && l.Driver == "mysql" && l.DSN == "":
 		v.refuse("ledger.dsn", "is needed with ledger.driver mysql")
 	}
-	v.integer("ledger.max_group", l.MaxGroup, 1, maxRowsPerStatement)
-	v.integer("ledger.committers", l.Committers, 1, 64)
+	v.integer("ledger.max_group", l.MaxGroup, 1, maxGroup)
+	v.integer("ledger.committers", l.Committers, 1, maxCommitters)
 	v.integer("ledger.catalog_size", l.CatalogSize, 100, 100_000_000)
 }
 
@@ -244,7 +250,7 @@ func (v *validator) nats(n *NATS) {
 func (v *validator) queue(c *Config) {
 	q := &c.Queue
 	v.integer("queue.capacity", q.Capacity, 1, 10_000_000)
-	v.integer("queue.max_batch", q.MaxBatch, 1, maxRowsPerStatement)
+	v.integer("queue.max_batch", q.MaxBatch, 1, maxBatch)
 	if q.MaxBatch > q.Capacity {
 		v.refuse("queue.max_batch", "must not be larger than queue.capacity (%d), not %d: such a batch never waits", q.Capacity, q.MaxBatch)
 	}

@@ -108,7 +108,7 @@ func TestImpossible(t *testing.T) {
 		{"ledger.driver: must be mysql or sqlite", func(c *configs.Config) { c.Ledger.Driver = "postgres" }},
 		{"ledger.driver: sqlite is for", func(c *configs.Config) { c.Ledger.Driver = "sqlite" }},
 		{"ledger.dsn: is needed", func(c *configs.Config) { c.Ledger.DSN = "" }},
-		{"ledger.max_group: must be", func(c *configs.Config) { c.Ledger.MaxGroup = 5000 }},
+		{"ledger.max_group: must be", func(c *configs.Config) { c.Ledger.MaxGroup = 10_000 }},
 		{"ledger.committers: must be", func(c *configs.Config) { c.Ledger.Committers = 0 }},
 		{"ledger.catalog_size: must be", func(c *configs.Config) { c.Ledger.CatalogSize = 0 }},
 		{"nats.url: is needed", func(c *configs.Config) { c.NATS.URL = "" }},
