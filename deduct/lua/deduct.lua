@@ -27,8 +27,6 @@ local call, sub, byte = redis.call, string.sub, string.byte
 local h, t = KEYS[1], KEYS[2]
 local limit, token = tonumber(ARGV[1]), ARGV[2]
 local n = tonumber(ARGV[4])
-local DIGITS = {'1', '2', '3', '4', '5', '6', '7', '8', '9'}
-local LEDGER, RELEASED, NONE = 'ledger', 'released', '\0\0\0\0\0\0\0\0'
 
 -- buyer splits a buyer's field into units, latest order id, token of that order.
 local function buyer(v)
@@ -38,94 +36,98 @@ local function buyer(v)
   return tonumber(v)
 end
 
--- settle applies the settlement whose arguments begin at ARGV[at]: token (NONE for
--- orders that ended in the ledger), the ledger's figure of units left ('' = not given),
--- the number r of claims, 3 bytes for each (1 = restock, 2 = keep, added; quantity,
--- high byte first), r fields 'o:'..id, and under a limit r fields 'u:'..user. It
--- returns where the next one begins.
-local function settle(at)
-  local tok, floor, r, ops = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
-  local ids = at + 4
-  local users = ids + r
-  local after = limit > 0 and users + r or users
-  if tok ~= NONE and call('HDEL', t, tok) == 0 then
-    return after
-  end
-  local left = tonumber(call('HGET', h, 'l'))
-  if not left then
-    return after
-  end
-  local before = left
-  local fields, value = {}, {}
-  local v = r > 0 and call('HMGET', h, unpack(ARGV, ids, after - 1)) or {}
-  for i = 1, #v do
-    value[ARGV[ids + i - 1]] = v[i]
-  end
-  local function put(f, x)
-    fields[#fields + 1] = f
-    value[f] = x
-  end
-  for i = 1, r do
-    local flags, hi, lo = byte(ops, 3 * i - 2, 3 * i)
-    local restock, keep, q = flags % 2 == 1, flags >= 2, hi * 256 + lo
-    local of, uf = ARGV[ids + i - 1], limit > 0 and ARGV[users + i - 1]
-    local u, eid, etok
-    if uf and value[uf] then
-      u, eid, etok = buyer(value[uf])
-    end
-    local latest = eid and 'o:' .. eid == of
-    local has = latest and etok or value[of]
-    if has and has ~= RELEASED and (tok == NONE or has == tok) then
-      if restock then
-        left = left + q
-      end
-      local stands = keep and (restock and RELEASED or LEDGER)
-      if u and stands ~= LEDGER then
-        u = math.max(0, u - q)
-      end
-      put(of, stands)
-      if latest then
-        eid, etok = nil, nil
-      end
-      if u then
-        put(uf, (eid and eid .. etok or '') .. string.format('%.0f', u))
-      end
-    end
-  end
-  if floor ~= '' then
-    left = math.min(left, tonumber(floor))
-  end
-  local set, del = {}, {}
-  for i = 1, #fields do
-    local f = fields[i]
-    if value[f] == false then
-      del[#del + 1] = f
-    else
-      set[#set + 1] = f
-      set[#set + 1] = value[f]
-    end
-  end
-  if left ~= before then
-    set[#set + 1] = 'l'
-    set[#set + 1] = string.format('%.0f', left)
-  end
-  if #set > 0 then
-    call('HSET', h, unpack(set))
-  end
-  if #del > 0 then
-    call('HDEL', h, unpack(del))
-  end
-  return after
-end
-
 local first = 10 + n + 1
 local confirm, settlements = tonumber(ARGV[7]), tonumber(ARGV[8])
 if confirm > 0 then
   call('HDEL', t, unpack(ARGV, first, first + confirm - 1))
   first = first + confirm
 end
-for _ = 1, settlements do
-  first = settle(first)
+if settlements > 0 then
+  local LEDGER, RELEASED, NONE = 'ledger', 'released', '\0\0\0\0\0\0\0\0'
+
+  -- settle applies the settlement whose arguments begin at ARGV[at]: token (NONE for
+  -- orders that ended in the ledger), the ledger's figure of units left ('' = not given),
+  -- the number r of claims, 3 bytes for each (1 = restock, 2 = keep, added; quantity,
+  -- high byte first), r fields 'o:'..id, and under a limit r fields 'u:'..user. It
+  -- returns where the next one begins.
+  local function settle(at)
+    local tok, floor, r, ops = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
+    local ids = at + 4
+    local users = ids + r
+    local after = limit > 0 and users + r or users
+    if tok ~= NONE and call('HDEL', t, tok) == 0 then
+      return after
+    end
+    local left = tonumber(call('HGET', h, 'l'))
+    if not left then
+      return after
+    end
+    local before = left
+    local fields, value = {}, {}
+    local v = r > 0 and call('HMGET', h, unpack(ARGV, ids, after - 1)) or {}
+    for i = 1, #v do
+      value[ARGV[ids + i - 1]] = v[i]
+    end
+    local function put(f, x)
+      fields[#fields + 1] = f
+      value[f] = x
+    end
+    for i = 1, r do
+      local flags, hi, lo = byte(ops, 3 * i - 2, 3 * i)
+      local restock, keep, q = flags % 2 == 1, flags >= 2, hi * 256 + lo
+      local of, uf = ARGV[ids + i - 1], limit > 0 and ARGV[users + i - 1]
+      local u, eid, etok
+      if uf and value[uf] then
+        u, eid, etok = buyer(value[uf])
+      end
+      local latest = eid and 'o:' .. eid == of
+      local has = latest and etok or value[of]
+      if has and has ~= RELEASED and (tok == NONE or has == tok) then
+        if restock then
+          left = left + q
+        end
+        local stands = keep and (restock and RELEASED or LEDGER)
+        if u and stands ~= LEDGER then
+          u = math.max(0, u - q)
+        end
+        put(of, stands)
+        if latest then
+          eid, etok = nil, nil
+        end
+        if u then
+          put(uf, (eid and eid .. etok or '') .. string.format('%.0f', u))
+        end
+      end
+    end
+    if floor ~= '' then
+      left = math.min(left, tonumber(floor))
+    end
+    local set, del = {}, {}
+    for i = 1, #fields do
+      local f = fields[i]
+      if value[f] == false then
+        del[#del + 1] = f
+      else
+        set[#set + 1] = f
+        set[#set + 1] = value[f]
+      end
+    end
+    if left ~= before then
+      set[#set + 1] = 'l'
+      set[#set + 1] = string.format('%.0f', left)
+    end
+    if #set > 0 then
+      call('HSET', h, unpack(set))
+    end
+    if #del > 0 then
+      call('HDEL', h, unpack(del))
+    end
+    return after
+  end
+
+  for _ = 1, settlements do
+    first = settle(first)
+  end
 end
 if ARGV[6] ~= '' then
   call('PEXPIRE', h, ARGV[6])
@@ -170,30 +172,31 @@ if limit == 0 then
 else
   -- Only a buyer who is known, by another order, can have an order id of this batch
   -- among earlier ones; those few are looked up first.
-  local asked, older = {}, nil
+  local repeats = ARGV[5] == '1' and {}
+  local asked, older = {}, repeats and {} or nil
   for i = 1, n do
     local v = r[i + 2]
-    if v then
+    if v or repeats then
       local id = sub(blob, 16 * i - 12, 16 * i + 3)
-      if #v <= 24 or sub(v, 1, 16) ~= id then
+      if not v or #v <= 24 or sub(v, 1, 16) ~= id then
         asked[#asked + 1] = 'o:' .. id
       end
     end
   end
   if #asked > 0 then
-    older = {}
+    older = older or {}
     local has = call('HMGET', h, unpack(asked))
     for i = 1, #asked do
       older[asked[i]] = has[i]
     end
   end
-  local repeats = ARGV[5] == '1' and {}
+  local digits = {'1', '2', '3', '4', '5', '6', '7', '8', '9'} -- Lua writes numbers slowly
   for i = 1, n do
     local uf = ARGV[10 + i]
     local v = repeats and repeats[uf] or r[i + 2]
-    local id = sub(blob, 16 * i - 12, 16 * i + 3)
     local u, eid, etok, has = 0, nil, nil, nil
     if v then
+      local id = sub(blob, 16 * i - 12, 16 * i + 3)
       u, eid, etok = buyer(v)
       has = eid == id and etok or older and older['o:' .. id]
     end
@@ -215,9 +218,12 @@ else
           w[k + 1] = 'o:' .. eid
           w[k + 2] = etok
           k = k + 2
+          if repeats then
+            older['o:' .. eid] = etok
+          end
         end
         u = u + q
-        local x = id .. token .. (DIGITS[u] or string.format('%.0f', u))
+        local x = sub(blob, 16 * i - 12, 16 * i + 3) .. token .. (digits[u] or string.format('%.0f', u))
         w[k + 1] = uf
         w[k + 2] = x
         k = k + 2
@@ -234,8 +240,8 @@ if k > 2 then
   -- The batch is written down before it takes anything, so that a script that is cut
   -- short never leaves units taken by nobody.
   local now = call('TIME')
-  call('HSET', t, token, string.format('%s%03d', now[1], math.floor(tonumber(now[2]) / 1000)) .. blob .. said)
-  w[1], w[2] = 'l', string.format('%.0f', left)
+  call('HSET', t, token, now[1] .. sub('00000' .. now[2], -6, -4) .. blob .. said)
+  w[1], w[2] = 'l', left
   call('HSET', h, unpack(w))
 end
 return {1, left, said}
