@@ -32,34 +32,26 @@ func (x *index) shard(id sale.OrderID) *indexShard { return &x.shards[id[0]%shar
 // than any honest client sends, and a bound on what a dishonest one can pile up.
 const maxFollowers = 64
 
-// follow joins a claim to the undecided one of the same id and payload. The second
-// result is false when there is none.
-func (x *index) follow(c *sale.Claim, async bool) (*sale.Ticket, bool, error) {
+// join lets a claim share the place of the undecided one of the same id and payload,
+// or else enters the ticket that enqueue makes.
+func (x *index) join(c *sale.Claim, enqueue func() (*sale.Ticket, error)) (*sale.Ticket, error) {
 	s := x.shard(c.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.tickets[c.ID]
-	if t == nil || t.Claim.Hash != c.Hash {
-		return nil, false, nil
+	first := s.tickets[c.ID]
+	if first == nil || first.Claim.Hash != c.Hash {
+		t, err := enqueue()
+		if err == nil && first == nil {
+			s.tickets[c.ID] = t
+		}
+		return t, err
 	}
-	if len(s.followers[t]) >= maxFollowers {
-		return nil, false, sale.ErrQueueFull
+	if len(s.followers[first]) >= maxFollowers {
+		return nil, sale.ErrQueueFull
 	}
-	f := t.Follow()
-	if async {
-		f.Detach()
-	}
-	s.followers[t] = append(s.followers[t], f)
-	return f, true, nil
-}
-
-func (x *index) add(t *sale.Ticket) {
-	s := x.shard(t.Claim.ID)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tickets[t.Claim.ID] == nil {
-		s.tickets[t.Claim.ID] = t
-	}
+	f := first.Follow()
+	s.followers[first] = append(s.followers[first], f)
+	return f, nil
 }
 
 func (x *index) find(id sale.OrderID) *sale.Ticket {
@@ -78,9 +70,10 @@ func (x *index) remove(t *sale.Ticket) []*sale.Ticket {
 		return nil
 	}
 	delete(s.tickets, t.Claim.ID)
-	f := s.followers[t]
-	if f != nil {
-		delete(s.followers, t)
+	if len(s.followers) == 0 {
+		return nil
 	}
-	return f
+	followers := s.followers[t]
+	delete(s.followers, t)
+	return followers
 }

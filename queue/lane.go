@@ -7,28 +7,33 @@ import (
 	"flashgate/sale"
 )
 
-// lane is one SKU's line. Its shard's lock guards line and accepted; everything else
-// belongs to the goroutine that runs it.
+// lane is one SKU's line. At any time at most one of its goroutines is its keeper: the
+// one that takes batches off the line and rejects what has waited too long. The keeper
+// settles the batch it took itself; who joins meanwhile finds no keeper and starts
+// one. So a SKU with little to do has one goroutine, and a busy one at most Inflight
+// batches' and a keeper's.
 type lane struct {
 	q     *Queue
 	shard *laneShard
 	sku   string
-
-	line     fifo
-	accepted int64        // claims that ever joined
-	taken    atomic.Int64 // claims that ever left the line
-
-	wake  chan struct{} // capacity 1: there is something to look at
-	slots chan struct{} // one token per batch in flight
+	taken atomic.Int64  // claims that ever left the line
+	wake  chan struct{} // capacity 1: the keeper has something to look at
 	pace  pace
+	timer *time.Timer // the keeper's
+
+	// The shard's lock guards what follows.
+	line     fifo
+	accepted int64 // claims that ever joined
+	kept     bool  // there is a keeper
+	running  int   // batches in flight
+	batches  int64 // batches that ever entered
+	entering int64 // number of the batch before which no other may enter; 0 = none
 }
 
 func newLane(q *Queue, s *laneShard, sku string) *lane {
-	return &lane{
-		q: q, shard: s, sku: sku,
-		wake:  make(chan struct{}, 1),
-		slots: make(chan struct{}, q.cfg.Inflight),
-	}
+	l := &lane{q: q, shard: s, sku: sku, wake: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	l.timer.Stop()
+	return l
 }
 
 func (l *lane) nudge() {
@@ -38,95 +43,110 @@ func (l *lane) nudge() {
 	}
 }
 
-// run drains the line until it has been empty, with nothing in flight, for Linger.
-// It always waits for one of three things: work, a free slot, or the head's age.
+// push adds a claim's ticket and sees to it that a keeper looks. The lock is held.
+func (l *lane) push(c *sale.Claim) *sale.Ticket {
+	l.accepted++
+	t := sale.NewTicket(c, l.accepted, &l.taken)
+	l.line.push(t)
+	if !l.kept {
+		l.kept = true
+		l.q.wg.Go(l.run)
+	} else if l.line.len() == 1 {
+		l.nudge()
+	}
+	return t
+}
+
+// turn is what the keeper does next: settle a batch, or end, or wait. What is late it
+// rejects in any case.
+type turn struct {
+	late   []*sale.Ticket
+	batch  []*sale.Ticket
+	number int64 // the batch's
+	over   bool  // this goroutine has nothing left to do
+	quiet  bool  // and the lane has ended with it
+	idle   bool  // the wait is for claims, not for a batch that blocks the way
+	wait   time.Duration
+}
+
+// run keeps the lane until there is nothing to keep or another goroutine does.
 func (l *lane) run() {
-	timer := time.NewTimer(l.q.cfg.Linger)
-	defer timer.Stop()
+	lingered := false
 	for {
-		due, waiting := l.headDue()
-		if !waiting {
-			timer.Reset(l.q.cfg.Linger)
+		t := l.next(lingered)
+		lingered = false
+		l.reject(t.late)
+		switch {
+		case t.quiet:
+			l.q.settler.Quiet(l.q.hard, l.sku)
+			return
+		case t.over:
+			return
+		case len(t.batch) > 0:
+			if !l.settle(t.batch, t.number) {
+				return
+			}
+		default:
+			l.timer.Reset(t.wait)
 			select {
 			case <-l.wake:
-				if l.retire(true) {
-					return
-				}
-			case <-timer.C:
-				if l.retire(false) {
-					return
-				}
+			case <-l.timer.C:
+				lingered = t.idle
 			}
-			continue
-		}
-		timer.Reset(due)
-		select {
-		case l.slots <- struct{}{}:
-			l.begin(timer)
-		case <-timer.C:
-			l.expire()
 		}
 	}
 }
 
-// headDue is how long the claim at the head may still wait.
-func (l *lane) headDue() (time.Duration, bool) {
+// next decides the keeper's turn. With a batch it gives up being the keeper: to a new
+// one when claims are left in line, else to whoever joins next or ends a batch first.
+func (l *lane) next(lingered bool) turn {
+	var t turn
+	now := time.Now()
+	oldest := now.Add(-l.q.cfg.MaxAge).UnixMilli()
 	l.shard.mu.Lock()
-	t := l.line.first()
-	l.shard.mu.Unlock()
-	if t == nil {
-		return 0, false
+	defer l.shard.mu.Unlock()
+	for h := l.line.first(); h != nil && h.Claim.QueuedAt <= oldest; h = l.line.first() {
+		t.late = append(t.late, l.line.pop(1)...)
 	}
-	return time.Until(time.UnixMilli(t.Claim.QueuedAt).Add(l.q.cfg.MaxAge)), true
+	l.taken.Add(int64(len(t.late)))
+	head := l.line.first()
+	switch {
+	case head == nil && l.running > 0:
+		// The goroutine of a batch in flight will look again when it is done.
+		l.kept, t.over = false, true
+	case head == nil && (lingered || l.shard.closed):
+		// From here on, a new claim starts a new lane.
+		delete(l.shard.lanes, l.sku)
+		t.over, t.quiet = true, true
+	case head == nil:
+		t.idle, t.wait = true, l.q.cfg.Linger
+	case l.entering == 0 && l.running < l.q.cfg.Inflight:
+		t.batch = l.line.pop(l.q.cfg.MaxBatch)
+		l.taken.Add(int64(len(t.batch)))
+		l.running++
+		l.batches++
+		l.entering, t.number = l.batches, l.batches
+		if l.line.len() > 0 {
+			l.q.wg.Go(l.run)
+		} else {
+			l.kept = false
+		}
+	default:
+		t.wait = time.UnixMilli(head.Claim.QueuedAt).Add(l.q.cfg.MaxAge).Sub(now)
+	}
+	return t
 }
 
-// begin takes what waits as one batch and returns once the next may enter. The slot
-// it was called with is given back when the batch has its verdicts.
-func (l *lane) begin(timer *time.Timer) {
-	batch := l.take(l.q.cfg.MaxBatch)
-	if len(batch) == 0 {
-		<-l.slots
-		return
-	}
-	admitted := make(chan struct{})
-	l.q.wg.Go(func() {
-		l.settle(batch, admitted)
-		<-l.slots
-		l.nudge()
-	})
-	for {
-		due, waiting := l.headDue()
-		if !waiting {
-			<-admitted
-			return
-		}
-		timer.Reset(due)
-		select {
-		case <-admitted:
-			return
-		case <-timer.C:
-			l.expire()
-		}
-	}
-}
-
-// settle has one batch decided and answers it.
-func (l *lane) settle(batch []*sale.Ticket, admitted chan struct{}) {
+// settle has one batch decided and answers it. It reports whether the caller is the
+// lane's keeper again.
+func (l *lane) settle(batch []*sale.Ticket, number int64) bool {
 	began := time.Now()
 	claims := make([]*sale.Claim, len(batch))
 	for i, t := range batch {
 		claims[i] = t.Claim
 	}
-	open := true
-	verdicts := l.q.settler.Settle(l.q.hard, l.sku, claims, func() {
-		if open {
-			open = false
-			close(admitted)
-		}
-	})
-	if open {
-		close(admitted)
-	}
+	verdicts := l.q.settler.Settle(l.q.hard, l.sku, claims, func() { l.admit(number) })
+	l.admit(number)
 	for i, t := range batch {
 		v := verdicts[i]
 		if v.Err != nil && l.q.hard.Err() != nil {
@@ -134,9 +154,34 @@ func (l *lane) settle(batch []*sale.Ticket, admitted chan struct{}) {
 		}
 		l.q.resolve(t, v)
 	}
-	l.pace.add(len(batch), time.Now())
-	l.q.metrics.settled(len(batch), time.Since(began))
+	now := time.Now()
+	l.pace.add(len(batch), now)
+	l.q.metrics.settled(len(batch), now.Sub(began))
 	l.remember(batch, verdicts)
+
+	l.shard.mu.Lock()
+	l.running--
+	keeper := !l.kept
+	l.kept = true
+	l.shard.mu.Unlock()
+	if !keeper {
+		l.nudge()
+	}
+	return keeper
+}
+
+// admit lets the next batch enter after the one of this number. Called again, or too
+// late, it does nothing.
+func (l *lane) admit(number int64) {
+	l.shard.mu.Lock()
+	mine := l.entering == number
+	if mine {
+		l.entering = 0
+	}
+	l.shard.mu.Unlock()
+	if mine {
+		l.nudge()
+	}
 }
 
 // remember passes on the refusals whose buyers were told to come back for them. It
@@ -156,41 +201,6 @@ func (l *lane) remember(batch []*sale.Ticket, verdicts []sale.Verdict) {
 	}
 }
 
-// take removes up to n claims that are young enough from the head; those that are not
-// are rejected here, before they cost a deduction.
-func (l *lane) take(n int) []*sale.Ticket {
-	oldest := time.Now().Add(-l.q.cfg.MaxAge).UnixMilli()
-	l.shard.mu.Lock()
-	all := l.line.pop(n)
-	l.shard.mu.Unlock()
-	l.taken.Add(int64(len(all)))
-	young := all[:0]
-	var late []*sale.Ticket
-	for _, t := range all {
-		if t.Claim.QueuedAt <= oldest {
-			late = append(late, t)
-		} else {
-			young = append(young, t)
-		}
-	}
-	l.reject(late)
-	return young
-}
-
-// expire rejects the claims at the head that have waited too long while no batch
-// could begin.
-func (l *lane) expire() {
-	oldest := time.Now().Add(-l.q.cfg.MaxAge).UnixMilli()
-	var late []*sale.Ticket
-	l.shard.mu.Lock()
-	for t := l.line.first(); t != nil && t.Claim.QueuedAt <= oldest; t = l.line.first() {
-		late = append(late, l.line.pop(1)...)
-	}
-	l.shard.mu.Unlock()
-	l.taken.Add(int64(len(late)))
-	l.reject(late)
-}
-
 func (l *lane) reject(late []*sale.Ticket) {
 	if len(late) == 0 {
 		return
@@ -202,19 +212,4 @@ func (l *lane) reject(late []*sale.Ticket) {
 	}
 	l.q.metrics.timedOut(len(late))
 	l.remember(late, verdicts)
-}
-
-// retire ends the lane when nothing waits and nothing is in flight. A nudged lane
-// retires only while the queue drains; an idle one in any case. From the moment it is
-// out of the map, a new claim starts a new lane.
-func (l *lane) retire(nudged bool) bool {
-	l.shard.mu.Lock()
-	if l.line.len() > 0 || len(l.slots) > 0 || (nudged && !l.shard.closed) {
-		l.shard.mu.Unlock()
-		return false
-	}
-	delete(l.shard.lanes, l.sku)
-	l.shard.mu.Unlock()
-	l.q.settler.Quiet(l.q.hard, l.sku)
-	return true
 }

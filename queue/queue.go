@@ -140,22 +140,13 @@ func (q *Queue) Run(ctx context.Context) error {
 		}
 		s.mu.Unlock()
 	}
-	drained := make(chan struct{})
-	go func() { // joined below in either case
-		q.wg.Wait()
-		close(drained)
-	}()
 	defer q.hardStop()
-	late := time.NewTimer(q.cfg.DrainTimeout)
-	defer late.Stop()
-	select {
-	case <-drained:
-		return nil
-	case <-late.C:
-		q.hardStop()
-		<-drained
+	late := time.AfterFunc(q.cfg.DrainTimeout, q.hardStop)
+	q.wg.Wait()
+	if !late.Stop() {
 		return errors.New("queue: the drain timeout ended before the last verdict")
 	}
+	return nil
 }
 
 // Join accepts the claim, or refuses with ErrQueueFull or ErrShuttingDown. It never
@@ -163,50 +154,36 @@ func (q *Queue) Run(ctx context.Context) error {
 // id is already waiting here shares that claim's verdict. With async, nobody will read
 // the verdict: see Ticket.Detach.
 func (q *Queue) Join(c *sale.Claim, async bool) (*sale.Ticket, error) {
-	if t, joined, err := q.index.follow(c, async); joined || err != nil {
-		return t, err
+	s := q.shard(c.SKU)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// With the shard's lock held, nobody can join beside this claim, and the lane cannot
+	// take it before the index knows it.
+	t, err := q.index.join(c, func() (*sale.Ticket, error) { return q.enqueue(s, c) })
+	if err == nil && async {
+		t.Detach()
+	}
+	return t, err
+}
+
+// enqueue gives the claim a place of its own. The shard's lock is held.
+func (q *Queue) enqueue(s *laneShard, c *sale.Claim) (*sale.Ticket, error) {
+	if s.closed {
+		return nil, sale.ErrShuttingDown
+	}
+	l := s.lanes[c.SKU]
+	if l != nil && l.line.len() >= q.cfg.Capacity {
+		return nil, sale.ErrQueueFull
 	}
 	if q.waiting.Add(1) > int64(q.cfg.MaxWaiting) {
 		q.waiting.Add(-1)
 		return nil, sale.ErrQueueFull
 	}
-	t, err := q.enqueue(c, async)
-	if err != nil {
-		q.waiting.Add(-1)
-		return nil, err
-	}
-	return t, nil
-}
-
-func (q *Queue) enqueue(c *sale.Claim, async bool) (*sale.Ticket, error) {
-	s := q.shard(c.SKU)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, sale.ErrShuttingDown
-	}
-	l := s.lanes[c.SKU]
 	if l == nil {
 		l = newLane(q, s, c.SKU)
 		s.lanes[c.SKU] = l
-		q.wg.Go(l.run)
 	}
-	if l.line.len() >= q.cfg.Capacity {
-		return nil, sale.ErrQueueFull
-	}
-	l.accepted++
-	t := sale.NewTicket(c, l.accepted, &l.taken)
-	if async {
-		t.Detach()
-	}
-	// The shard's lock is held, so the lane cannot take and resolve the ticket before
-	// the index knows it.
-	q.index.add(t)
-	l.line.push(t)
-	if l.line.len() == 1 {
-		l.nudge()
-	}
-	return t, nil
+	return l.push(c), nil
 }
 
 // Find returns the ticket of a claim that waits or is being decided here, or nil.

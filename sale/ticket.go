@@ -10,20 +10,23 @@ type Ticket struct {
 	verdict  chan Verdict
 	number   int64         // the how-manieth claim of its line this is, from 1
 	taken    *atomic.Int64 // how many claims have left the line
-	detached *atomic.Bool  // shared by the tickets of one place
+	detached *atomic.Bool  // shared by the tickets of one place: the first one's own
+	own      atomic.Bool
 }
 
 // NewTicket makes the ticket of the number-th claim of a line in which taken counts
 // the claims that have left it.
 func NewTicket(c *Claim, number int64, taken *atomic.Int64) *Ticket {
-	return &Ticket{Claim: c, verdict: make(chan Verdict, 1), number: number, taken: taken, detached: new(atomic.Bool)}
+	t := &Ticket{Claim: c, verdict: make(chan Verdict, 1), number: number, taken: taken}
+	t.detached = &t.own
+	return t
 }
 
 // Follow makes a ticket at the same place for a repeat of the same claim.
 func (t *Ticket) Follow() *Ticket {
-	f := *t
-	f.verdict = make(chan Verdict, 1)
-	return &f
+	f := NewTicket(t.Claim, t.number, t.taken)
+	f.detached = t.detached
+	return f
 }
 
 // Verdict delivers exactly one verdict.
