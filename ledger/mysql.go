@@ -142,6 +142,17 @@ func (mysqlDialect) offered(column string) string { return "VALUES(" + column + 
 // connection of the committer still has it, that connection is ended first: once the
 // lock is ours, nothing sent on the earlier one can commit any more.
 func (mysqlDialect) hold(ctx context.Context, conn *sql.Conn, name string) (int64, error) {
+	// MySQL does not know MariaDB's limit on idle transactions. A limit on idle
+	// connections serves: an idle committer finds out by its ping and connects again.
+	var version string
+	if err := conn.QueryRowContext(ctx, "SELECT VERSION()").Scan(&version); err != nil {
+		return 0, err
+	}
+	if !strings.Contains(version, "MariaDB") {
+		if _, err := conn.ExecContext(ctx, "SET SESSION wait_timeout=3"); err != nil {
+			return 0, err
+		}
+	}
 	for {
 		var got, owner sql.NullInt64
 		var step int64

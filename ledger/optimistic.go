@@ -141,11 +141,11 @@ func (c *committer) prepare(jobs []*job) *optimisticGroup {
 		claims += j.claims()
 	}
 	g.w.orders = make([]*sale.Order, 0, claims)
-	g.w.taken = make([]takenUnits, 0, claims)
 	for i, j := range jobs {
 		asks := j.asks()
 		orders := make([]sale.Order, len(asks))
 		verdicts := make([]sale.Verdict, len(asks))
+		firstTaken := len(g.w.taken)
 		for n, a := range asks {
 			orders[n] = sale.NewOrder(a.claim, j.sku, a.segment, j.at)
 			verdicts[n] = sale.Verdict{Outcome: sale.Reserved, Order: &orders[n]}
@@ -153,7 +153,7 @@ func (c *committer) prepare(jobs []*job) *optimisticGroup {
 			if j.sku.PerUserLimit > 0 {
 				g.w.buyers = append(g.w.buyers, buyerUnits{j.sku.Name, a.claim.User, a.claim.Quantity, j.sku.PerUserLimit})
 			}
-			g.w.taken = append(g.w.taken, takenUnits{j.sku.Name, a.segment, a.claim.Quantity, j.sku.Version})
+			g.w.take(firstTaken, takenUnits{j.sku.Name, a.segment, a.claim.Quantity, j.sku.Version})
 		}
 		g.verdicts[i] = verdicts
 		g.w.outbox = c.db.appendEvents(g.w.outbox, j.sku.Name, orders, j.at)

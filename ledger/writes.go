@@ -44,7 +44,18 @@ type settledStock struct {
 
 func compareIDs(a, b *sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) }
 
-// sort brings every list into key order and merges what has the same key. It reports
+// take adds units to take from a stock row. The rows of its SKU begin at from.
+func (w *writes) take(from int, t takenUnits) {
+	for i := from; i < len(w.taken); i++ {
+		if w.taken[i].segment == t.segment {
+			w.taken[i].units += t.units
+			return
+		}
+	}
+	w.taken = append(w.taken, t)
+}
+
+// sort brings every list into key order and merges buyers that occur twice. It reports
 // whether two orders have the same id.
 func (w *writes) sort() (repeated bool) {
 	slices.SortFunc(w.orders, compareIDs)
@@ -56,40 +67,23 @@ func (w *writes) sort() (repeated bool) {
 	slices.SortFunc(w.buyers, func(a, b buyerUnits) int {
 		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.user, b.user))
 	})
-	w.buyers = merge(w.buyers, func(into, from *buyerUnits) bool {
-		if into.sku != from.sku || into.user != from.user {
-			return false
+	n := 0
+	for _, b := range w.buyers {
+		if n > 0 && w.buyers[n-1].sku == b.sku && w.buyers[n-1].user == b.user {
+			w.buyers[n-1].units += b.units
+			continue
 		}
-		into.units += from.units
-		return true
-	})
+		w.buyers[n] = b
+		n++
+	}
+	w.buyers = w.buyers[:n]
 	slices.SortFunc(w.taken, func(a, b takenUnits) int {
 		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
-	})
-	w.taken = merge(w.taken, func(into, from *takenUnits) bool {
-		if into.sku != from.sku || into.segment != from.segment {
-			return false
-		}
-		into.units += from.units
-		return true
 	})
 	slices.SortFunc(w.settled, func(a, b settledStock) int {
 		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
 	})
 	return repeated
-}
-
-// merge folds neighbours together for which join says so.
-func merge[T any](list []T, join func(into, from *T) bool) []T {
-	n := 0
-	for i := range list {
-		if n > 0 && join(&list[n-1], &list[i]) {
-			continue
-		}
-		list[n] = list[i]
-		n++
-	}
-	return list[:n]
 }
 
 // append writes the statements, and the COMMIT directly behind the stock rows: those
