@@ -29,8 +29,10 @@ func newShield(t testing.TB, addr string, ledger Ledger, change ...func(*Config)
 	return s
 }
 
-func startShield(t testing.TB, addr string, ledger Ledger, change ...func(*Config)) (*Shield, func()) {
-	t.Helper()
+func startShield(t interface {
+	Fatal(...any)
+	Error(...any)
+}, addr string, ledger Ledger, change ...func(*Config)) (*Shield, func()) {
 	cfg := Config{Addrs: []string{addr}, DialTimeout: time.Second, ReadTimeout: 5 * time.Second, MaxBatch: MaxBatch, Grace: testGrace}
 	for _, f := range change {
 		f(&cfg)
