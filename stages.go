@@ -47,25 +47,21 @@ func runStages(ctx context.Context, log *slog.Logger, drain time.Duration, stage
 	deadline := time.NewTimer(drain)
 	defer deadline.Stop()
 	var errs []error
-	late := false
 	for i, r := range run {
 		r.stop()
-		if !late {
-			select {
-			case <-r.done:
-			case <-deadline.C:
-				late = true
-			}
-		}
 		select {
 		case <-r.done:
 			if r.err != nil && !errors.Is(r.err, context.Canceled) {
 				errs = append(errs, fmt.Errorf("%s: %w", stages[i].name, r.err))
 			}
-			log.Debug("stopped", "part", stages[i].name)
-		default:
+		case <-deadline.C:
 			errs = append(errs, fmt.Errorf("%s: not drained within %v", stages[i].name, drain))
+			deadline.Reset(lastWords)
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// lastWords is what each further stage gets once the drain's time is over: enough to
+// close what it holds, not to wait for anybody.
+const lastWords = 200 * time.Millisecond
