@@ -73,6 +73,7 @@ func ledgerConfig(cfg configs.Config, log *slog.Logger) ledger.Config {
 	return ledger.Config{
 		Driver: cfg.Ledger.Driver, DSN: cfg.Ledger.DSN,
 		MaxGroup: cfg.Ledger.MaxGroup, Committers: cfg.Ledger.Committers,
+		RetryFor: cfg.CommitRetries(), CatalogSize: cfg.Ledger.CatalogSize,
 		Encode: results.Encode, Logger: log.With("part", "ledger"),
 	}
 }
@@ -193,7 +194,7 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 		DrainDelay: s.DrainDelay, ShutdownTimeout: s.ShutdownTimeout,
 		Logger: a.log.With("part", "gateway"), Registerer: reg, Gatherer: reg,
 	}, gateway.Deps{
-		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Catalogue: a.ledger, Shield: a.shield,
+		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Catalogue: catalogue{a.ledger, a.checkout}, Shield: a.shield,
 		Breakers: a.breakers.panel(), Paths: a.checkout, Readiness: a.ledger,
 	})
 	return err

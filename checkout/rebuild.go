@@ -73,6 +73,14 @@ func (r *rebuilds) done(name string, failed bool) {
 	}
 }
 
+// Reload has a SKU's shield loaded anew, because its stock or rules were changed behind
+// the shield's back; until then its batches go around.
+func (c *Checkout) Reload(name string) {
+	c.Shield.Distrust(name, c.Ledger.Now())
+	c.memoOf(name).soldOut.clear()
+	c.rebuilds.want(name)
+}
+
 // rebuild loads shields, one at a time, until ctx ends.
 func (c *Checkout) rebuild(ctx context.Context) {
 	for {
