@@ -60,7 +60,10 @@ func newDesk() *desk { return &desk{calls: make(chan *call, 100)} }
 
 func (d *desk) Settle(ctx context.Context, sku string, claims []*sale.Claim, admitted func()) []sale.Verdict {
 	c := &call{ctx: ctx, sku: sku, claims: claims, admit: admitted, reply: make(chan []sale.Verdict, 1)}
-	d.calls <- c
+	select {
+	case d.calls <- c:
+	case <-ctx.Done():
+	}
 	select {
 	case v := <-c.reply:
 		return v
