@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"strconv"
 )
 
 // OrderID names an order, and the claim it grew from. Any gateway derives the same
@@ -19,8 +20,9 @@ var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadd
 
 // DeriveOrderID is the first half of SHA-256(sku, 0, user, 0, key).
 func DeriveOrderID(sku, user, key string) OrderID {
-	// Names are at most 64 + 128 + 255 bytes, so the input stays on the stack.
-	var buf [512]byte
+	// Usual names fit. The buffer is no larger because every buyer who waits keeps the
+	// stack that this call made grow.
+	var buf [192]byte
 	in := append(buf[:0], sku...)
 	in = append(in, 0)
 	in = append(in, user...)
@@ -70,8 +72,10 @@ type RequestHash [8]byte
 
 // HashRequest is the first eight bytes of SHA-256(quantity in decimal, 0, coupon).
 func HashRequest(quantity int64, coupon string) RequestHash {
-	var buf [320]byte
-	in := fmt.Appendf(buf[:0], "%d\x00%s", quantity, coupon)
+	var buf [64]byte
+	in := strconv.AppendInt(buf[:0], quantity, 10)
+	in = append(in, 0)
+	in = append(in, coupon...)
 	sum := sha256.Sum256(in)
 	return RequestHash(sum[:8])
 }

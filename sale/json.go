@@ -13,8 +13,24 @@ func FormatTime(ms int64) string { return string(AppendTime(nil, ms)) }
 
 // AppendTime appends the outside form of a time in Unix milliseconds.
 func AppendTime(b []byte, ms int64) []byte {
-	return time.UnixMilli(ms).UTC().AppendFormat(b, timeFormat)
+	t := time.UnixMilli(ms).UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(b, timeFormat)
+	}
+	// Written out, since two of these stand in every order that is answered.
+	hour, minute, second := t.Clock()
+	milli := t.Nanosecond() / 1_000_000
+	b = append(appendTwo(b, year/100), byte('0'+year/10%10), byte('0'+year%10), '-')
+	b = append(appendTwo(b, int(month)), '-')
+	b = append(appendTwo(b, day), 'T')
+	b = append(appendTwo(b, hour), ':')
+	b = append(appendTwo(b, minute), ':')
+	b = append(appendTwo(b, second), '.')
+	return append(appendTwo(b, milli/10), byte('0'+milli%10), 'Z')
 }
+
+func appendTwo(b []byte, n int) []byte { return append(b, byte('0'+n/10), byte('0'+n%10)) }
 
 // ParseTime reads an RFC 3339 time into Unix milliseconds.
 func ParseTime(s string) (int64, error) {
