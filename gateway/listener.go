@@ -30,7 +30,7 @@ func (g *Gateway) newListener(name, addr string, most int, routes []route) *list
 		StrictRouting:                true,
 		BodyLimit:                    g.cfg.BodyLimit,
 		ReadBufferSize:               g.cfg.HeaderLimit,
-		WriteBufferSize:              2 << 10,
+		WriteBufferSize:              1 << 10, // an order and its head
 		ReadTimeout:                  g.cfg.ReadTimeout,
 		WriteTimeout:                 g.cfg.WriteTimeout,
 		IdleTimeout:                  g.cfg.IdleTimeout,

@@ -105,7 +105,7 @@ func (g *Gateway) refuseWith(c *fiber.Ctx, p *problem) error {
 	if retry != 0 {
 		setRetryAfter(resp, int64(retry))
 	}
-	resp.SetBody(p.render(make([]byte, 0, 512)))
+	resp.SwapBody(p.render(resp.SwapBody(nil)[:0]))
 	return nil
 }
 

@@ -320,14 +320,14 @@ func (g *Gateway) refuseClaim(c *fiber.Ctx, claim *sale.Claim, err error) error 
 	return g.refuseWith(c, &p)
 }
 
-// answerOrder answers with an order of the ledger.
+// answerOrder answers with an order of the ledger. Bodies are built in the response's
+// own buffer: a large one on the stack would stay with every connection.
 func (g *Gateway) answerOrder(c *fiber.Ctx, a answer, o *sale.Order) error {
 	resp := &c.Context().Response
 	g.begin(resp, a)
 	resp.Header.SetContentType(mimeJSON)
 	setLocation(resp, o.ID)
-	var buf [768]byte
-	resp.SetBody(o.AppendJSON(buf[:0]))
+	resp.SwapBody(o.AppendJSON(resp.SwapBody(nil)[:0]))
 	return nil
 }
 
@@ -369,8 +369,7 @@ func (g *Gateway) writePlace(resp *fasthttp.Response, o sale.Order, position int
 		retry = min(max(retry, seconds), 30)
 	}
 	setRetryAfter(resp, retry)
-	var buf [768]byte
-	b := append(buf[:0], '{')
+	b := append(resp.SwapBody(nil)[:0], '{')
 	b = o.AppendFields(b)
 	if inLine {
 		b = append(b, `,"position":`...)
@@ -380,7 +379,7 @@ func (g *Gateway) writePlace(resp *fasthttp.Response, o sale.Order, position int
 	b = strconv.AppendInt(b, seconds, 10)
 	b = append(b, `,"eta_known":`...)
 	b = strconv.AppendBool(b, known)
-	resp.SetBody(append(b, '}'))
+	resp.SwapBody(append(b, '}'))
 }
 
 // eta is when a claim with so many before it will have its verdict, in seconds, at the

@@ -3,9 +3,11 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -351,5 +353,60 @@ func TestMarksNeverBlock(t *testing.T) {
 	}
 	if len(w.g.marks.pending) != 4 {
 		t.Errorf("%d marks are pending", len(w.g.marks.pending))
+	}
+}
+
+// A buyer who waits costs little, also on a connection that has bought before: the
+// server's side and, in this process, the client's together stay within what the
+// server's alone may take.
+func TestMemoryOfWaitingConnections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("opens thousands of connections; run without -short")
+	}
+	const buyers, most = 4000, 16 << 10
+	r := serve(t, func(c *Config) { c.Wait, c.MaxWait = time.Minute, time.Minute })
+	r.queue.rule = func(c *sale.Claim) (sale.Verdict, bool) {
+		if c.Quantity == 2 {
+			return sale.Verdict{}, false
+		}
+		return reserved(c)
+	}
+	in := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	before := in()
+	conns := make([]net.Conn, buyers)
+	answer := make([]byte, 1024)
+	for i := range conns {
+		c, err := net.Dial("tcp", r.g.BuyersAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		conns[i] = c
+		for quantity := 1; quantity <= 2; quantity++ {
+			if _, err := fmt.Fprintf(c, "%sIdempotency-Key: k-%d-%d\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"quantity\":%d}", post, i, quantity, quantity); err != nil {
+				t.Fatal(err)
+			}
+			if quantity == 1 {
+				if n, err := c.Read(answer); err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 201") {
+					t.Fatalf("%v %q", err, answer[:n])
+				}
+			}
+		}
+	}
+	waiting := func() int { r.queue.mu.Lock(); defer r.queue.mu.Unlock(); return len(r.queue.waiting) }
+	eventually(t, "all wait", func() bool { return waiting() == buyers })
+	each := (in() - before) / buyers
+	t.Logf("%d bytes per waiting connection, its client included", each)
+	if each > most {
+		t.Errorf("%d bytes per waiting connection, want at most %d", each, most)
+	}
+	for _, ticket := range r.queue.waiting {
+		v, _ := reserved(ticket.Claim)
+		ticket.Resolve(v)
 	}
 }
