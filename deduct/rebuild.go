@@ -33,8 +33,9 @@ var errLost = errors.New("deduct: the load was lost")
 
 // flight is a rebuild that several callers wait for.
 type flight struct {
-	done chan struct{}
-	err  error
+	done   chan struct{}
+	err    error
+	gaveUp bool // given up by the caller who flew it: the others have to see for themselves
 }
 
 // Rebuild makes sure that the SKU has a copy in the shield that this gateway trusts:
@@ -49,22 +50,28 @@ type flight struct {
 // then refuses, and never too poor.
 func (s *Shield) Rebuild(ctx context.Context, sku *sale.SKU) error {
 	v := s.view(sku.Name)
-	v.mu.Lock()
-	if f := v.loading; f != nil {
+	f := &flight{done: make(chan struct{})}
+	for {
+		v.mu.Lock()
+		other := v.loading
+		if other == nil {
+			v.loading = f
+			v.mu.Unlock()
+			break
+		}
 		v.mu.Unlock()
 		select {
-		case <-f.done:
-			return f.err
+		case <-other.done:
+			if !other.gaveUp {
+				return other.err
+			}
 		case <-ctx.Done():
 			return away(ctx.Err())
 		}
 	}
-	f := &flight{done: make(chan struct{})}
-	v.loading = f
-	v.mu.Unlock()
-
 	began := time.Now()
 	f.err = s.rebuild(ctx, v, sku)
+	f.gaveUp = f.err != nil && ctx.Err() != nil
 	s.metrics.rebuilt(time.Since(began), f.err)
 	v.mu.Lock()
 	v.loading = nil
@@ -110,7 +117,7 @@ type load struct {
 	fields   int64             // fields written into the new hash
 	carry    map[string]string // token -> record: what was tentative in the old generation
 	carried  []taken           // of those, the claims that the ledger does not know
-	settled  []sale.OrderID    // of those, the ids that it knows
+	settled  []sale.Order      // of those, the orders that it has by now
 	carriers map[sale.OrderID]string
 	inUse    bool
 }
@@ -410,8 +417,8 @@ func (s *Shield) judgeCarried(ctx context.Context, loads []*load) error {
 		for token, t := range batches {
 			open := false
 			for _, c := range t.claims {
-				if _, ok := found[c.id]; ok {
-					l.settled = append(l.settled, c.id)
+				if o, ok := found[c.id]; ok {
+					l.settled = append(l.settled, o)
 					continue
 				}
 				open = true
@@ -443,11 +450,12 @@ func (s *Shield) find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID
 	return found, nil
 }
 
-// writeCarried writes the ids and buyers' units of carried batches.
+// writeCarried writes the ids and buyers' units of carried batches, and of those that
+// the ledger committed while it was being read.
 func (s *Shield) writeCarried(ctx context.Context, sku *sale.SKU, l *load) error {
 	var fields []any
-	for _, id := range l.settled {
-		fields = append(fields, "o:"+string(id[:]), "ledger")
+	for _, o := range l.settled {
+		fields = append(fields, "o:"+string(o.ID[:]), "ledger")
 	}
 	units := make(map[string]int64)
 	for _, c := range l.carried {
@@ -457,12 +465,20 @@ func (s *Shield) writeCarried(ctx context.Context, sku *sale.SKU, l *load) error
 	if err := s.write(ctx, l, fields); err != nil {
 		return err
 	}
-	if sku.PerUserLimit == 0 || len(units) == 0 {
+	if sku.PerUserLimit == 0 || len(units)+len(l.settled) == 0 {
 		return nil
 	}
 	key := hashKey(l.tag, l.gen.name)
+	var first []*redis.BoolCmd
 	sums := make(map[string]*redis.IntCmd, len(units))
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i := range l.settled {
+			// A buyer whom the ledger did not name yet bought for the first time; of the
+			// others it is not known whether this order was counted.
+			if o := &l.settled[i]; o.Status.Live() {
+				first = append(first, p.HSetNX(ctx, key, "u:"+o.User, o.Quantity))
+			}
+		}
 		for u, n := range units {
 			sums[u] = p.HIncrBy(ctx, key, "u:"+u, n)
 		}
@@ -471,8 +487,13 @@ func (s *Shield) writeCarried(ctx context.Context, sku *sale.SKU, l *load) error
 	if err != nil {
 		return away(err)
 	}
+	for _, f := range first {
+		if f.Val() {
+			l.fields++
+		}
+	}
 	for u, n := range units {
-		if sums[u].Val() == n { // the field is new: loaded ones are never 0
+		if sums[u].Val() == n { // the field is new: those written before are never 0
 			l.fields++
 		}
 	}

@@ -1,0 +1,448 @@
+package deduct
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"flashgate/internal/testenv"
+	"flashgate/sale"
+)
+
+func rebuild(t *testing.T, s *Shield, sku *sale.SKU) {
+	t.Helper()
+	if err := s.Rebuild(context.Background(), sku); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func deduct(t *testing.T, s *Shield, sku *sale.SKU, cs []*sale.Claim, settled ...sale.Settlement) sale.Deduction {
+	t.Helper()
+	d, err := s.Deduct(context.Background(), sku, cs, settled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func left(t *testing.T, s *Shield, sku *sale.SKU) int64 {
+	t.Helper()
+	n, loaded, err := s.Left(context.Background(), sku)
+	if err != nil || !loaded {
+		t.Fatalf("left: loaded %v, %v", loaded, err)
+	}
+	return n
+}
+
+// answers writes a deduction's answers as digits, "-" when not loaded.
+func answers(d sale.Deduction) string {
+	if !d.Loaded {
+		return "-"
+	}
+	var b strings.Builder
+	for _, a := range d.Answers {
+		fmt.Fprint(&b, int(a))
+	}
+	return b.String()
+}
+
+func wantAnswers(t *testing.T, d sale.Deduction, want string) {
+	t.Helper()
+	if got := answers(d); got != want {
+		t.Fatalf("answers %s, want %s", got, want)
+	}
+}
+
+// leftovers are keys in Redis beyond the pointer, hash and tentative batches of the
+// generation in use.
+func leftovers(m *miniredis.Miniredis) (out []string) {
+	for _, key := range m.Keys() {
+		k, ok := parseFamilyKey(key)
+		if !ok {
+			continue
+		}
+		pointer, _ := m.Get(pointerKey(k.tag))
+		if k.kind != "gen" && (k.gen == "" || k.gen != pointer) {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+func TestRebuildLoadsWhatTheLedgerKnows(t *testing.T) {
+	for _, limit := range []int64{0, 2} {
+		t.Run(fmt.Sprintf("limit=%d", limit), func(t *testing.T) {
+			m := startMini(t)
+			sku := testSKU(limit, 1)
+			l := newFakeLedger(sku, 2000)
+			bought := claims(1500, 0)
+			l.commit(bought, nil)
+			l.cancel(bought[0].ID)
+			s := newShield(t, m.Addr(), l)
+			wantAnswers(t, deduct(t, s, &sku, bought[:1]), "-")
+			rebuild(t, s, &sku)
+			if n := left(t, s, &sku); n != 501 {
+				t.Fatalf("%d units left, want 501", n)
+			}
+			// Buyer 1 has one unit of two.
+			d := deduct(t, s, &sku, []*sale.Claim{bought[1], claim(bought[1].User, "other", 2), claim(bought[1].User, "third", 1)})
+			if limit == 0 {
+				wantAnswers(t, d, "211")
+			} else {
+				wantAnswers(t, d, "231")
+			}
+			if x := leftovers(m); x != nil {
+				t.Errorf("left behind: %q", x)
+			}
+			if m.TTL(pointerKey(familyTag("shoe", 0))) != defaultIdle {
+				t.Error("a family that nobody asks for would stay for good")
+			}
+		})
+	}
+}
+
+func TestTwoGatewaysRebuildAtOnce(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(0, 1)
+	la, lb := newFakeLedger(sku, 10), newFakeLedger(sku, 10)
+	a, b := newShield(t, m.Addr(), la), newShield(t, m.Addr(), lb)
+	entered, release := make(chan struct{}), make(chan struct{})
+	la.hooks["orders"] = func() { close(entered); <-release }
+	lb.hooks["orders"] = func() { t.Error("the second gateway loads too") }
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.Rebuild(context.Background(), &sku); err != nil {
+			t.Error(err)
+		}
+	})
+	<-entered
+	wantAnswers(t, deduct(t, b, &sku, claims(1, 0)), "-")
+	wg.Go(func() {
+		if err := b.Rebuild(context.Background(), &sku); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := b.Rebuild(ctx, &sku); !errors.Is(err, sale.ErrUnavailable) {
+		t.Errorf("waiting for another's load: %v", err)
+	}
+	close(release)
+	wg.Wait()
+	wantAnswers(t, deduct(t, a, &sku, claims(1, 0)), "1")
+	wantAnswers(t, deduct(t, b, &sku, claims(2, 0)), "21")
+}
+
+func TestLoaderThatSleptIsReplacedAndLoses(t *testing.T) {
+	m := startMini(t)
+	now := time.Unix(1_700_000_000, 0)
+	m.SetTime(now)
+	sku := testSKU(2, 1)
+	l := newFakeLedger(sku, 10)
+	bought := claims(3, 0)
+	l.commit(bought, nil)
+	a, b := newShield(t, m.Addr(), l), newShield(t, m.Addr(), l)
+	ctx := context.Background()
+
+	// A begins, and is stopped.
+	asleep, busy, err := a.begin(ctx, a.view("shoe"), &sku, 0)
+	if err != nil || busy || asleep == nil {
+		t.Fatal(asleep, busy, err)
+	}
+	if l2, busy, err := b.begin(ctx, b.view("shoe"), &sku, 0); l2 != nil || !busy || err != nil {
+		t.Fatalf("B does not wait for A: %v %v %v", l2, busy, err)
+	}
+	m.SetTime(now.Add(loaderSilence + time.Millisecond))
+	rebuild(t, b, &sku)
+	d := deduct(t, b, &sku, claims(2, 10))
+	wantAnswers(t, d, "11")
+
+	// A wakes up a minute later, when its keys are gone, and goes on.
+	m.FastForward(unfinishedTTL + time.Second)
+	if err := a.load(ctx, a.view("shoe"), &sku, []*load{asleep}); !errors.Is(err, errLost) {
+		t.Fatalf("the woken loader: %v", err)
+	}
+	rebuild(t, a, &sku)
+	if n := left(t, a, &sku); n != 5 {
+		t.Errorf("%d units left, want 5: B's generation was replaced", n)
+	}
+	wantAnswers(t, deduct(t, a, &sku, claims(3, 9)), "122")
+	if x := leftovers(m); x != nil {
+		t.Errorf("left behind: %q", x)
+	}
+}
+
+func TestRedisForgetsInTheMiddleOfALoad(t *testing.T) {
+	tag := familyTag("shoe", 0)
+	loaded := func(m *miniredis.Miniredis) string {
+		for _, key := range m.Keys() {
+			if k, ok := parseFamilyKey(key); ok && k.kind == "h" {
+				return key
+			}
+		}
+		return ""
+	}
+	for name, forget := range map[string]func(m *miniredis.Miniredis){
+		"everything":          func(m *miniredis.Miniredis) { m.FlushAll() },
+		"the last writes":     func(m *miniredis.Miniredis) { m.HDel(loaded(m), "o:"+string(claims(1, 3)[0].ID[:])) },
+		"the loading mark":    func(m *miniredis.Miniredis) { m.Del(loadKey(tag)) },
+		"the new generation":  func(m *miniredis.Miniredis) { m.Del(loaded(m)) },
+		"all but the pointer": func(m *miniredis.Miniredis) { m.FlushAll(); m.Set(pointerKey(tag), "1-5-0-1-00000000") },
+	} {
+		for _, stage := range []string{"orders chunk", "buyers", "stock"} {
+			t.Run(name+" at "+stage, func(t *testing.T) {
+				m := startMini(t)
+				sku := testSKU(2, 1)
+				l := newFakeLedger(sku, 3000)
+				bought := claims(1500, 0)
+				l.commit(bought, nil)
+				s := newShield(t, m.Addr(), l)
+				once := sync.Once{}
+				l.hooks[stage] = func() { once.Do(func() { forget(m) }) }
+				rebuild(t, s, &sku)
+				wantAnswers(t, deduct(t, s, &sku, bought[:4]), "2222")
+				wantAnswers(t, deduct(t, s, &sku, bought[1496:]), "2222")
+				if n := left(t, s, &sku); n != 1500 {
+					t.Errorf("%d units left, want 1500", n)
+				}
+				m.FastForward(unfinishedTTL)
+				if x := leftovers(m); x != nil {
+					t.Errorf("left behind: %q", x)
+				}
+			})
+		}
+	}
+}
+
+func TestRedisThatKeepsForgettingIsAnError(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(0, 1)
+	l := newFakeLedger(sku, 10)
+	s := newShield(t, m.Addr(), l)
+	l.hooks["stock"] = func() { m.FlushAll() }
+	if err := s.Rebuild(context.Background(), &sku); !errors.Is(err, sale.ErrUnavailable) {
+		t.Fatal(err)
+	}
+}
+
+// TestTentativeBatchIsCarriedOver: whenever the ledger commits a batch that was
+// tentative when a rebuild began, the new copy is not too poor in the end.
+func TestTentativeBatchIsCarriedOver(t *testing.T) {
+	for _, limit := range []int64{0, 2} {
+		for _, stage := range []string{"before", "orders", "buyers", "stock", "find", "after", "never"} {
+			if limit == 0 && stage == "buyers" {
+				continue // not read
+			}
+			t.Run(fmt.Sprintf("limit=%d/%s", limit, stage), func(t *testing.T) {
+				m := startMini(t)
+				now := time.Unix(1_700_000_000, 0)
+				m.SetTime(now)
+				sku := testSKU(limit, 1)
+				l := newFakeLedger(sku, 10)
+				a, b := newShield(t, m.Addr(), l), newShield(t, m.Addr(), l)
+				rebuild(t, a, &sku)
+				cs := claims(3, 0)
+				d := deduct(t, a, &sku, cs)
+				var settled []sale.Settlement
+				commit := func() { settled = decide(l, d, cs) }
+				switch stage {
+				case "before":
+					commit()
+				case "after", "never":
+				default:
+					l.hooks[stage] = commit
+				}
+				b.Distrust("shoe", l.Now())
+				rebuild(t, b, &sku)
+				clear(l.hooks)
+				switch stage {
+				case "after":
+					commit()
+				case "never":
+					if n := left(t, b, &sku); n != 7 {
+						t.Errorf("%d units left while the batch is tentative, want 7", n)
+					}
+					m.SetTime(now.Add(testGrace + time.Second))
+					if _, err := b.Reconcile(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := a.Settle(context.Background(), &sku, settled); err != nil {
+					t.Fatal(err)
+				}
+				got, have := left(t, b, &sku), l.available()
+				switch stage {
+				case "find", "buyers", "orders": // read around the commit: may be too generous
+					if got < have {
+						t.Errorf("shield has %d, ledger %d: too poor", got, have)
+					}
+				default:
+					if got != have {
+						t.Errorf("shield has %d, ledger %d", got, have)
+					}
+				}
+				// Nobody's units were counted twice: two each are allowed.
+				if limit == 2 {
+					wantAnswers(t, deduct(t, b, &sku, []*sale.Claim{claim(cs[0].User, "again", 1)}), "1")
+				}
+				if stage != "never" {
+					wantAnswers(t, deduct(t, b, &sku, cs), "222")
+				}
+			})
+		}
+	}
+}
+
+func TestFailedLoadDoesNotHoldUpTheNext(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(0, 1)
+	l := newFakeLedger(sku, 10)
+	s := newShield(t, m.Addr(), l)
+	l.hooks["orders"] = func() { l.away = true }
+	if err := s.Rebuild(context.Background(), &sku); !errors.Is(err, errAway) {
+		t.Fatal(err)
+	}
+	if keys := m.Keys(); len(keys) != 0 {
+		t.Errorf("left behind: %q", keys)
+	}
+	l.away = false
+	clear(l.hooks)
+	rebuild(t, s, &sku)
+}
+
+func TestDistrust(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(0, 1)
+	l := newFakeLedger(sku, 10)
+	a, b := newShield(t, m.Addr(), l), newShield(t, m.Addr(), l)
+	for _, name := range []string{"shoe", ""} {
+		rebuild(t, a, &sku)
+		rebuild(t, b, &sku)
+		wantAnswers(t, deduct(t, a, &sku, nil), "")
+		a.Distrust(name, l.Now())
+		wantAnswers(t, deduct(t, a, &sku, claims(1, 0)), "-")
+		wantAnswers(t, deduct(t, b, &sku, nil), "")
+		b.Distrust(name, l.Now())
+		rebuild(t, b, &sku)
+		wantAnswers(t, deduct(t, a, &sku, nil), "") // adopts what B loaded since
+	}
+	a.Distrust("sock", l.Now())
+	wantAnswers(t, deduct(t, a, &sku, nil), "")
+}
+
+func TestRedisGoingBackInTimeIsNotTrusted(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(0, 1)
+	l := newFakeLedger(sku, 10)
+	s := newShield(t, m.Addr(), l)
+	rebuild(t, s, &sku)
+	tag := familyTag("shoe", 0)
+	old, _ := m.Get(pointerKey(tag))
+	s.Distrust("shoe", l.Now())
+	rebuild(t, s, &sku)
+	// A replica that had not heard of the second generation is promoted.
+	m.FlushAll()
+	m.Set(pointerKey(tag), old)
+	m.HSet(hashKey(tag, old), "m", "1", "l", "10")
+	wantAnswers(t, deduct(t, s, &sku, claims(1, 0)), "-")
+	rebuild(t, s, &sku)
+	wantAnswers(t, deduct(t, s, &sku, claims(1, 0)), "1")
+	if x := leftovers(m); x != nil {
+		t.Errorf("left behind: %q", x)
+	}
+}
+
+func TestRulesOfTheSKUChange(t *testing.T) {
+	m := startMini(t)
+	v1 := testSKU(2, 1)
+	l := newFakeLedger(v1, 10)
+	a, b := newShield(t, m.Addr(), l), newShield(t, m.Addr(), l)
+	rebuild(t, a, &v1)
+	wantAnswers(t, deduct(t, b, &v1, claims(1, 0)), "1")
+
+	price := v1
+	price.Version, price.UnitPrice = 2, 5
+	wantAnswers(t, deduct(t, a, &price, claims(1, 1)), "1") // nothing the shield depends on
+
+	limit := v1
+	limit.Version, limit.PerUserLimit = 3, 1
+	l.sku = limit
+	wantAnswers(t, deduct(t, a, &limit, claims(1, 2)), "-")
+	rebuild(t, a, &limit)
+	// A gateway that has not heard of the change goes by the generation, not by its SKU.
+	two := []*sale.Claim{claim("late", "1", 1), claim("late", "2", 1)}
+	wantAnswers(t, deduct(t, b, &v1, two), "13")
+	rebuild(t, b, &v1)
+	wantAnswers(t, deduct(t, a, &limit, two[:1]), "2")
+}
+
+func TestParkedUnitsAreGone(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(0, 2)
+	l := newFakeLedger(sku, 3, 4)
+	s := newShield(t, m.Addr(), l, func(c *Config) { c.Parked = func(context.Context, string) (int64, error) { return 5, nil } })
+	rebuild(t, s, &sku)
+	if n := left(t, s, &sku); n != 2 {
+		t.Fatalf("%d units left, want 2", n)
+	}
+}
+
+func TestRebuildWhileRedisRestarts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs real servers; run without -short")
+	}
+	server := testenv.Redis(t)
+	sku := testSKU(2, 1)
+	l := newFakeLedger(sku, 3000)
+	bought := claims(1500, 0)
+	l.commit(bought, nil)
+	s := newShield(t, server.Addr, l)
+	var once sync.Once
+	l.hooks["orders chunk"] = func() { once.Do(func() { server.Kill(); server.Restart(t) }) }
+	testenv.Eventually(t, 10*time.Second, func() bool { return s.Rebuild(context.Background(), &sku) == nil }, "the shield is loaded after the restart")
+	wantAnswers(t, deduct(t, s, &sku, bought[:3]), "222")
+	if n := left(t, s, &sku); n != 1500 {
+		t.Errorf("%d units left, want 1500", n)
+	}
+}
+
+func TestRebuildWhileAStaleReplicaIsPromoted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs real servers; run without -short")
+	}
+	master := testenv.Redis(t)
+	replica := testenv.RedisReplica(t, master)
+	proxy := testenv.NewProxy(t, master.Addr)
+	sku := testSKU(2, 1)
+	l := newFakeLedger(sku, 3000)
+	bought := claims(2100, 0)
+	l.commit(bought, nil)
+	s := newShield(t, proxy.Addr, l)
+	var once sync.Once
+	l.hooks["orders chunk"] = func() {
+		once.Do(func() { // the replica has the first chunk only
+			testenv.Eventually(t, 10*time.Second, func() bool {
+				return replica.MustDo(t, "DBSIZE") == master.MustDo(t, "DBSIZE")
+			}, "the replica has the first chunk")
+			replica.Stop()
+		})
+	}
+	l.hooks["stock"] = func() {
+		l.hooks["stock"] = nil
+		master.Kill()
+		replica.Cont()
+		replica.Promote(t)
+		proxy.Retarget(replica.Addr)
+	}
+	testenv.Eventually(t, 10*time.Second, func() bool { return s.Rebuild(context.Background(), &sku) == nil }, "the shield is loaded on the new master")
+	wantAnswers(t, deduct(t, s, &sku, bought[2096:]), "2222")
+	if n := left(t, s, &sku); n != 900 {
+		t.Errorf("%d units left, want 900", n)
+	}
+}
