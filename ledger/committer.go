@@ -55,12 +55,21 @@ type committer struct {
 	used time.Time // when conn was last known to be good
 	step int64     // distance of neighbouring outbox ids
 	text *script   // reused from group to group
+	// deadline is when the group at hand is not tried again any more.
+	deadline time.Time
+	// failure is why the last attempt to connect failed, and when.
+	failure   error
+	failureAt time.Time
+}
+
+func (db *DB) newCommitter(number int) *committer {
+	return &committer{db: db, name: fmt.Sprintf("flashgate:%s:%d", rand.Text(), number), text: newScript(db.dialect)}
 }
 
 // runCommitter settles groups until the queue is closed and empty. What has been
 // accepted is still decided after ctx ended.
 func (db *DB) runCommitter(_ context.Context, number int) error {
-	c := &committer{db: db, name: fmt.Sprintf("flashgate:%s:%d", rand.Text(), number), text: newScript(db.dialect)}
+	c := db.newCommitter(number)
 	defer c.drop()
 	for {
 		group := db.queue.take(db.cfg.MaxGroup)
@@ -74,6 +83,7 @@ func (db *DB) runCommitter(_ context.Context, number int) error {
 // settle answers every call of the group exactly once.
 func (c *committer) settle(group []*waiting) {
 	start := time.Now()
+	c.deadline = start.Add(c.db.cfg.RetryFor)
 	admitted, direct := sortGroup(group, c.db.Now())
 	claims := 0
 	for _, w := range group {
@@ -172,7 +182,10 @@ func (j *job) fail(err error) {
 // The times of a committer's connection.
 const (
 	// connectTimeout bounds dialling and the fence together.
-	connectTimeout = 4 * time.Second
+	connectTimeout = 2 * time.Second
+	// connectPause is how long a failure to connect answers for the next attempts, so
+	// that the many jobs of a group do not each wait for a dead server.
+	connectPause = 50 * time.Millisecond
 	// idleCheck is how long a connection may lie idle before it is asked whether it
 	// still lives, because a dead one makes the outcome of a group unknown.
 	idleCheck = time.Second
@@ -189,6 +202,16 @@ func (c *committer) connect() error {
 	if c.conn != nil {
 		return nil
 	}
+	if c.failure != nil && time.Since(c.failureAt) < connectPause {
+		return c.failure
+	}
+	if c.failure = c.dial(); c.failure != nil {
+		c.failureAt = time.Now()
+	}
+	return c.failure
+}
+
+func (c *committer) dial() error {
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
 	conn, err := c.db.sql.Conn(ctx)

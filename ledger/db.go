@@ -37,11 +37,11 @@ type Config struct {
 	// writer and always uses 1). One leaves the database idle while the gateway
 	// prepares the next group; many make groups small and wait for each other's rows.
 	Committers int
-	// RetryFor bounds how long a group whose outcome is unknown, or which lost to
-	// deadlocks, is tried again (default 6s). Too low and a short failover turns into
-	// errors; it adds to the age a tentative deduction must reach to be given back.
+	// RetryFor is how long after its start a group whose outcome is unknown, or which
+	// lost to deadlocks, is begun anew (default 4s). Too low and a short failover turns
+	// into errors; it adds to the age a tentative deduction must reach to be given back.
 	RetryFor time.Duration
-	// CallTimeout bounds each read or write on a connection (default 5s). It must
+	// CallTimeout bounds each read or write on a connection (default 4s). It must
 	// exceed the lock wait of 3 s, or a wait for a row looks like a dead server.
 	CallTimeout time.Duration
 	// ExhaustedIDs bounds how many order ids of sold-out SKUs are kept in memory, 16
@@ -77,10 +77,10 @@ func (c *Config) setDefaults() error {
 		c.Committers = 2
 	}
 	if c.RetryFor == 0 {
-		c.RetryFor = 6 * time.Second
+		c.RetryFor = 4 * time.Second
 	}
 	if c.CallTimeout == 0 {
-		c.CallTimeout = 5 * time.Second
+		c.CallTimeout = 4 * time.Second
 	}
 	if c.ExhaustedIDs == 0 {
 		c.ExhaustedIDs = 1_000_000

@@ -44,13 +44,12 @@ func distinct(jobs []*job) (first, again []*job) {
 
 // commitAlone decides one SKU's claims in a transaction of their own.
 func (c *committer) commitAlone(j *job) {
-	start := time.Now()
 	for {
 		switch c.runLocked([]*job{j}, maxContended) {
 		case settled, gaveUp:
 			return
 		}
-		if !j.unsure || time.Since(start) > c.db.cfg.RetryFor {
+		if !j.unsure || time.Now().After(c.deadline) {
 			break
 		}
 	}

@@ -279,7 +279,7 @@ func (s *script) stockTuple(sku string, segment int, st sale.Stock, version int6
 }
 
 func (s *script) guardUpserts(rows int) {
-	s.raw("DO IF(ROW_COUNT()=")
+	s.raw("SET @flashgate=IF(ROW_COUNT()=")
 	s.int(int64(2 * rows))
 	s.raw(",0,(SELECT 1 UNION ALL SELECT 2))")
 	s.end()

@@ -57,10 +57,9 @@ const (
 // known. After an attempt whose outcome is unknown the jobs are marked unsure and go
 // to the locked path, which recognises what is already there.
 func (c *committer) run(jobs []*job, attempt func() error) ending {
-	start := time.Now()
 	for try := 1; ; try++ {
 		if err := c.connect(); err != nil {
-			if c.mayWait(jobs, start) {
+			if c.mayWait(jobs) {
 				continue
 			}
 			failAll(jobs, err)
@@ -79,7 +78,7 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 		case contended:
 			c.undo()
 			c.db.metrics.retries.WithLabelValues("contended").Inc()
-			if try >= maxContended || time.Since(start) > c.db.cfg.RetryFor/2 {
+			if try >= maxContended || time.Until(c.deadline) < c.db.cfg.RetryFor/2 {
 				return isolated
 			}
 		case notSent:
@@ -108,15 +107,15 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 
 // mayWait sleeps a little and reports true while jobs whose outcome is unknown may
 // still wait for the database. The others have lost nothing and are told at once.
-func (c *committer) mayWait(jobs []*job, start time.Time) bool {
+func (c *committer) mayWait(jobs []*job) bool {
 	unsure := false
 	for _, j := range jobs {
 		unsure = unsure || j.unsure
 	}
-	if !unsure || time.Since(start) > c.db.cfg.RetryFor {
+	if !unsure || time.Now().After(c.deadline) {
 		return false
 	}
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(connectPause)
 	return true
 }
 
