@@ -1,0 +1,273 @@
+package deduct
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"flashgate/sale"
+)
+
+// scene is one gateway whose SKU is loaded, on a Redis whose clock is held.
+type scene struct {
+	m   *miniredis.Miniredis
+	l   *fakeLedger
+	s   *Shield
+	sku sale.SKU
+	now time.Time
+}
+
+func newScene(t *testing.T, limit int64, stock ...int64) *scene {
+	t.Helper()
+	sc := &scene{m: startMini(t), sku: testSKU(limit, len(stock)), now: time.Unix(1_700_000_000, 0)}
+	sc.m.SetTime(sc.now)
+	sc.l = newFakeLedger(sc.sku, stock...)
+	sc.s = newShield(t, sc.m.Addr(), sc.l)
+	rebuild(t, sc.s, &sc.sku)
+	return sc
+}
+
+func (sc *scene) age(d time.Duration) {
+	sc.now = sc.now.Add(d)
+	sc.m.SetTime(sc.now)
+}
+
+func (sc *scene) reconcile(t *testing.T, want Report) {
+	t.Helper()
+	got, err := sc.s.Reconcile(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want.Families = got.Families; got != want {
+		t.Fatalf("report %v\nwant   %v", got, want)
+	}
+}
+
+func TestReconcileJudgesWhatACrashLeft(t *testing.T) {
+	for _, limit := range []int64{0, 3} {
+		t.Run(fmt.Sprintf("limit=%d", limit), func(t *testing.T) {
+			sc := newScene(t, limit, 10)
+			cs := []*sale.Claim{claim("a", "1", 1), claim("b", "1", 2), claim("c", "1", 3)}
+			wantAnswers(t, deduct(t, sc.s, &sc.sku, cs), "111")
+			sc.l.commit(cs[:2], nil) // then the gateway dies
+			sc.l.cancel(cs[1].ID)    // and a buyer cancels, which the shield does not hear of
+			sc.age(testGrace)
+			sc.reconcile(t, Report{Tentative: 1})
+			sc.age(time.Millisecond)
+			sc.reconcile(t, Report{Tentative: 1, Judged: 1, Confirmed: 1, Returned: 2, Units: 5})
+			sc.reconcile(t, Report{})
+			if n := left(t, sc.s, &sc.sku); n != 9 {
+				t.Errorf("%d units left, want 9", n)
+			}
+			// What was given back is anybody's again; what the ledger has stays known.
+			again := append(append([]*sale.Claim{}, cs...), claim("b", "2", 3))
+			wantAnswers(t, deduct(t, sc.s, &sc.sku, again), "2211")
+			// The release that was on its way all the time changes nothing any more.
+			if err := sc.s.Release(context.Background(), &sc.sku, []sale.Order{sc.l.orders[cs[1].ID]}); err != nil {
+				t.Fatal(err)
+			}
+			if n := left(t, sc.s, &sc.sku); n != 3 {
+				t.Errorf("%d units left, want 3", n)
+			}
+		})
+	}
+}
+
+func TestReconcileIsNotDoneTwice(t *testing.T) {
+	sc := newScene(t, 0, 10)
+	d := deduct(t, sc.s, &sc.sku, claims(4, 0))
+	sc.age(testGrace + time.Second)
+	// The batch is settled between the look at it and the verdict.
+	sc.l.hooks["find"] = func() {
+		refused := sale.Settlement{Token: d.Token, LedgerLeft: -1}
+		for _, c := range claims(4, 0) {
+			refused.Refused = append(refused.Refused, sale.Refused{ID: c.ID, User: c.User, Quantity: 1, Restock: true})
+		}
+		if err := sc.s.Settle(context.Background(), &sc.sku, []sale.Settlement{refused}); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := sc.s.Reconcile(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := left(t, sc.s, &sc.sku); n != 10 {
+		t.Fatalf("%d units left, want 10", n)
+	}
+}
+
+func TestReconcileJudgesNothingWhileTheLedgerIsAway(t *testing.T) {
+	sc := newScene(t, 0, 3)
+	deduct(t, sc.s, &sc.sku, claims(3, 0))
+	sc.age(testGrace + time.Second)
+	sc.l.away = true
+	if _, err := sc.s.Reconcile(context.Background()); !errors.Is(err, errAway) {
+		t.Fatal(err)
+	}
+	if n := left(t, sc.s, &sc.sku); n != 0 {
+		t.Fatalf("%d units left, want 0", n)
+	}
+	sc.l.away = false
+	sc.reconcile(t, Report{Tentative: 1, Judged: 1, Returned: 3, Units: 3})
+}
+
+func TestReconcileRaisesOnlyWhatIsSoldOutAndSettled(t *testing.T) {
+	sc := newScene(t, 0, 3)
+	ctx := context.Background()
+	cs := claims(3, 0)
+	d := deduct(t, sc.s, &sc.sku, cs)
+	settled := decide(sc.l, d, cs)
+	sc.l.restock(0, 5)
+	sc.reconcile(t, Report{Tentative: 1}) // something is tentative
+	if err := sc.s.Settle(ctx, &sc.sku, settled); err != nil {
+		t.Fatal(err)
+	}
+	sc.s.checks = map[string]*soldOutCheck{}
+	sc.reconcile(t, Report{Raised: 1})
+	if n := left(t, sc.s, &sc.sku); n != 5 {
+		t.Fatalf("%d units left, want 5", n)
+	}
+	sc.l.restock(0, 5)
+	sc.reconcile(t, Report{}) // not sold out
+	// A release comes between the look and the rise: the family is not sold out.
+	d = deduct(t, sc.s, &sc.sku, claims(5, 10))
+	if err := sc.s.Settle(ctx, &sc.sku, decide(sc.l, d, claims(5, 10))); err != nil {
+		t.Fatal(err)
+	}
+	sc.l.hooks["stock"] = func() {
+		o, _ := sc.l.cancel(cs[0].ID)
+		if err := sc.s.Release(ctx, &sc.sku, []sale.Order{o}); err != nil {
+			t.Error(err)
+		}
+	}
+	sc.reconcile(t, Report{})
+	if n := left(t, sc.s, &sc.sku); n != 1 {
+		t.Fatalf("%d units left, want 1", n)
+	}
+}
+
+func TestSoldOutChecksBackOff(t *testing.T) {
+	s := &Shield{checks: make(map[string]*soldOutCheck)}
+	looks := make([]*look, soldOutChecks+20)
+	for i := range looks {
+		looks[i] = &look{key: familyKey{tag: fmt.Sprint(i)}}
+	}
+	looks[0].left, looks[1].tentative = 1, 1
+	now := time.Unix(1, 0)
+	if n := len(s.dueChecks(looks, now)); n != soldOutChecks {
+		t.Fatalf("%d checks in the first run, want %d", n, soldOutChecks)
+	}
+	if n := len(s.dueChecks(looks, now)); n != 18 {
+		t.Fatalf("%d checks in the second run, want the 18 that had to wait", n)
+	}
+	if n := len(s.dueChecks(looks, now)); n != 0 {
+		t.Fatalf("%d checks at once again", n)
+	}
+	gap := time.Duration(0)
+	for last := now; gap < soldOutMax; {
+		now = now.Add(100 * time.Millisecond)
+		for _, l := range s.dueChecks(looks[5:6], now) {
+			if now.Sub(last) < gap || now.Sub(last) > soldOutMax+time.Second {
+				t.Fatalf("%s checked after %v, after %v before", l.key.tag, now.Sub(last), gap)
+			}
+			gap, last = now.Sub(last), now
+		}
+	}
+	if len(s.checks) != 1 {
+		t.Errorf("%d families remembered, want those of the last run", len(s.checks))
+	}
+}
+
+func TestReconcileSurvivesOddKeys(t *testing.T) {
+	sc := newScene(t, 0, 3)
+	tag := familyTag("shoe", 0)
+	gen, _ := sc.m.Get(pointerKey(tag))
+	sc.m.HSet(batchesKey(tag, gen), "token", "rubbish")
+	sc.m.HSet(batchesKey(tag, gen), "8 bytes.", "rubbish")
+	sc.m.HSet(batchesKey(tag, "1-2-0-1-00000000"), "12345678", "of a generation that is not in use")
+	sc.m.Set("fg:{shoe:1}:gen", "rubbish")
+	sc.m.Set("fg:{nonsense", "x")
+	sc.m.Set("fg:{sock:0}:gen", "1-2-0-1-00000000")
+	sc.m.Set(hashKey(familyTag("sock", 0), "1-2-0-1-00000000"), "not a hash")
+	rep, err := sc.s.Reconcile(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Judged != 1 || rep.Families != 1 {
+		t.Error(rep)
+	}
+	if sc.m.Exists(batchesKey(tag, "1-2-0-1-00000000")) {
+		t.Error("batches of a generation that is not in use stay")
+	}
+}
+
+func TestSegments(t *testing.T) {
+	m := startMini(t)
+	ctx := context.Background()
+	sku := testSKU(2, 3)
+	l := newFakeLedger(sku, 2, 3, 2)
+	home := func(n uint32) func(*Config) { return func(c *Config) { c.Home = n } }
+	a, b := newShield(t, m.Addr(), l, home(1)), newShield(t, m.Addr(), l, home(5)) // 5 % 3 = 2
+	rebuild(t, a, &sku)
+
+	// Home first, then the others in turn, then sold out.
+	cs := claims(8, 0)
+	d := deduct(t, a, &sku, cs)
+	wantAnswers(t, d, "11111114")
+	if got := fmt.Sprint(d.Segments[:7]); got != "[1 1 1 2 2 0 0]" || d.Left != 0 {
+		t.Fatalf("segments %s, left %d", got, d.Left)
+	}
+	// One settlement reaches every segment the batch took from.
+	settled := decide(l, d, cs)
+	settled[0].Refused = append(settled[0].Refused, sale.Refused{ID: cs[6].ID, User: cs[6].User, Quantity: 1, Segment: 0, Restock: true})
+	l.cancel(cs[6].ID)
+	d = deduct(t, a, &sku, nil, settled...)
+	if rep, err := a.Reconcile(ctx); err != nil || rep.Tentative != 0 {
+		t.Fatal(rep, err)
+	}
+	if n := left(t, a, &sku); n != 1 {
+		t.Fatalf("%d units left, want 1", n)
+	}
+	// A release is heard in the segment it was sold from, and its buyer may buy anywhere.
+	o, _ := l.cancel(cs[0].ID)
+	if err := b.Release(ctx, &sku, []sale.Order{o}); err != nil {
+		t.Fatal(err)
+	}
+	d = deduct(t, b, &sku, []*sale.Claim{claim(cs[0].User, "again", 1), claim("new", "1", 1), claim("too late", "1", 1)})
+	wantAnswers(t, d, "114")
+	if got := fmt.Sprint(d.Segments[:2]); got != "[0 1]" {
+		t.Errorf("segments %s", got)
+	}
+}
+
+func TestSegmentThatIsNotLoadedUndoesTheBatch(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(0, 2)
+	l := newFakeLedger(sku, 2, 2)
+	s := newShield(t, m.Addr(), l)
+	rebuild(t, s, &sku)
+	for _, key := range m.Keys() {
+		if k, ok := parseFamilyKey(key); ok && k.segment == 1 {
+			m.Del(key)
+		}
+	}
+	wantAnswers(t, deduct(t, s, &sku, claims(2, 0)), "11")
+	wantAnswers(t, deduct(t, s, &sku, claims(1, 10)), "-")
+	rebuild(t, s, &sku) // only what is missing
+	d := deduct(t, s, &sku, claims(3, 0))
+	wantAnswers(t, d, "221")
+
+	// Units taken before the segment was found missing are given back at once.
+	sc := newScene(t, 0, 2, 2)
+	for _, key := range sc.m.Keys() {
+		if k, ok := parseFamilyKey(key); ok && k.segment == 1 {
+			sc.m.Del(key)
+		}
+	}
+	wantAnswers(t, deduct(t, sc.s, &sc.sku, claims(3, 0)), "-")
+	rebuild(t, sc.s, &sc.sku)
+	wantAnswers(t, deduct(t, sc.s, &sc.sku, claims(5, 0)), "11114")
+}
