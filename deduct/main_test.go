@@ -3,6 +3,7 @@ package deduct
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -12,7 +13,10 @@ import (
 	"flashgate/sale"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	SetClientLog(slog.New(slog.DiscardHandler))
+	testenv.Main(m)
+}
 
 const testGrace = 10 * time.Second
 

@@ -239,6 +239,20 @@ func (s *Shield) eachMaster(ctx context.Context, fn func(context.Context, redis.
 	return fn(ctx, s.client)
 }
 
+// SetClientLog sends what the Redis client library has to say to the log, at level
+// debug: every failed dial is a line of it, and the errors reach the callers anyway. The
+// library has one log for the whole process, so this is called once, before any Shield
+// is made.
+func SetClientLog(log *slog.Logger) { redis.SetLogger(clientLog{log}) }
+
+type clientLog struct{ log *slog.Logger }
+
+func (c clientLog) Printf(ctx context.Context, format string, v ...any) {
+	if c.log.Enabled(ctx, slog.LevelDebug) {
+		c.log.DebugContext(ctx, fmt.Sprintf(format, v...))
+	}
+}
+
 // away marks an error of Redis as sale.ErrUnavailable: a call that reads, or one that
 // may be repeated as it is.
 func away(err error) error {

@@ -1,0 +1,140 @@
+package deduct
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flashgate/internal/testenv"
+	"flashgate/sale"
+)
+
+// TestChaosOnRedis lets gateways buy, cancel, crash, distrust, rebuild and reconcile at
+// once while Redis is flushed and restarted; afterwards every unit can still be sold.
+func TestChaosOnRedis(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs real servers; run without -short")
+	}
+	for _, segments := range []int{1, 2} {
+		t.Run(fmt.Sprintf("segments=%d", segments), func(t *testing.T) { chaos(t, segments) })
+	}
+}
+
+func chaos(t *testing.T, segments int) {
+	server := testenv.Redis(t)
+	sku := testSKU(2, segments)
+	stock := make([]int64, segments)
+	for i := range stock {
+		stock[i] = 20_000
+	}
+	l := newFakeLedger(sku, stock...)
+	var gates []*Shield
+	for i := range 2 {
+		gates = append(gates, newShield(t, server.Addr, l, func(c *Config) {
+			c.Home, c.Grace, c.ReadTimeout = uint32(i), 150*time.Millisecond, 200*time.Millisecond
+		}))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	var through, around, rebuilt atomic.Int64
+	for g, s := range gates {
+		for range 3 {
+			wg.Go(func() {
+				var settled []sale.Settlement
+				for ctx.Err() == nil {
+					cs := make([]*sale.Claim, 1+rand.IntN(40))
+					for i := range cs {
+						cs[i] = claim(fmt.Sprintf("u%d", rand.IntN(30_000)), fmt.Sprint(rand.IntN(3)), int64(1+rand.IntN(2)))
+					}
+					d, err := s.Deduct(ctx, &sku, cs, settled)
+					settled = nil
+					if err != nil || !d.Loaded {
+						around.Add(1)
+						l.commit(cs[:1], nil) // throttled
+						if err := s.Rebuild(ctx, &sku); err == nil {
+							rebuilt.Add(1)
+						}
+						continue
+					}
+					through.Add(1)
+					switch rand.IntN(20) {
+					case 0: // dies before the ledger hears of it
+					case 1: // dies before the shield hears of it
+						decide(l, d, cs)
+					default:
+						settled = decide(l, d, cs)
+						if len(settled) > 1 || len(settled[0].Refused) > 0 {
+							s.Distrust(sku.Name, l.Now())
+						}
+					}
+					if o, ok := l.cancel(cs[0].ID); ok && rand.IntN(4) > 0 {
+						_ = s.Release(ctx, &sku, []sale.Order{o})
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			for pause(ctx, 40*time.Millisecond) == nil {
+				_, _ = s.Reconcile(ctx)
+			}
+		})
+		wg.Go(func() {
+			for pause(ctx, time.Duration(150+100*g)*time.Millisecond) == nil {
+				s.Distrust("", l.Now())
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := 0; pause(ctx, 300*time.Millisecond) == nil; i++ {
+			if i%4 == 3 {
+				server.Restart(t)
+			} else {
+				server.FlushAll(t)
+			}
+		}
+	})
+	wg.Wait()
+	if err := l.check(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d batches through the shield, %d around it, %d rebuilds; %d units left", through.Load(), around.Load(), rebuilt.Load(), l.available())
+	if through.Load() < 20 || rebuilt.Load() < 5 {
+		t.Error("little happened")
+	}
+	sellTheRest(t, gates, l, &sku)
+}
+
+// sellTheRest buys for new buyers until the ledger has nothing left.
+func sellTheRest(t *testing.T, gates []*Shield, l *fakeLedger, sku *sale.SKU) {
+	ctx := context.Background()
+	users := 1_000_000
+	testenv.Eventually(t, 30*time.Second, func() bool {
+		for _, s := range gates {
+			cs := claims(MaxBatch, users)
+			users += len(cs)
+			d, err := s.Deduct(ctx, sku, cs, nil)
+			if err != nil || !d.Loaded {
+				_ = s.Rebuild(ctx, sku)
+				continue
+			}
+			if err := s.Settle(ctx, sku, decide(l, d, cs)); err != nil {
+				t.Fatal(err)
+			}
+			s.checkMu.Lock()
+			clear(s.checks)
+			s.checkMu.Unlock()
+			if _, err := s.Reconcile(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return l.available() == 0
+	}, "every unit is sold in the end")
+	if err := l.check(); err != nil {
+		t.Fatal(err)
+	}
+}
