@@ -37,7 +37,11 @@ type Config struct {
 	// queued here. Too low: they say 404 while it still waits. Too high: a claim lost
 	// with its gateway looks queued for that long. Default MaxWait + 2s.
 	MarkTTL time.Duration
-	// Marks is how many of these may wait to be written. Too low: bursts of 202 are not
+	// VerdictTTL is server.verdict_ttl: how long a refusal that nobody waited for can be
+	// asked for. Too low: buyers who come back late hear 404. Too high: the shield's
+	// memory. Default 10m.
+	VerdictTTL time.Duration
+	// Marks is how many marks may wait to be written. Too low: bursts of 202 are not
 	// marked. Too high: memory. Default 8192.
 	Marks int
 	// CallTimeout bounds reads of ledger and shield for a request. Too low: a slow
@@ -95,6 +99,7 @@ func (c *Config) validate() error {
 		return errors.New("wait must not be negative, and max wait must be positive")
 	}
 	orDefault(&c.MarkTTL, c.MaxWait+2*time.Second)
+	orDefault(&c.VerdictTTL, 10*time.Minute)
 	orDefault(&c.Marks, 8192)
 	orDefault(&c.CallTimeout, 2*time.Second)
 	orDefault(&c.BodyLimit, 16<<10)
@@ -110,7 +115,7 @@ func (c *Config) validate() error {
 	switch {
 	case c.ShutdownTimeout <= c.MaxWait:
 		return errors.New("the shutdown timeout must exceed the max wait")
-	case min(c.MarkTTL, c.CallTimeout, c.ReadTimeout, c.WriteTimeout, c.IdleTimeout) < 10*time.Millisecond || c.DrainDelay < 0:
+	case min(c.MarkTTL, c.VerdictTTL, c.CallTimeout, c.ReadTimeout, c.WriteTimeout, c.IdleTimeout) < 10*time.Millisecond || c.DrainDelay < 0:
 		return errors.New("a timeout is too short")
 	case c.Marks < 1 || c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1:
 		return errors.New("a size is too small")
@@ -256,8 +261,8 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		problems: staticProblems(), deadlines: newDeadlines(cfg.CallTimeout),
 	}
 	g.marks = &marks{
-		shield: deps.Shield, queue: deps.Queue, ttl: cfg.MarkTTL, timeout: cfg.CallTimeout,
-		log: cfg.Logger, pending: make(chan *sale.Claim, cfg.Marks), dropped: m.dropped,
+		shield: deps.Shield, ttl: cfg.MarkTTL, verdictTTL: cfg.VerdictTTL, timeout: cfg.CallTimeout,
+		log: cfg.Logger, pending: make(chan *sale.Ticket, cfg.Marks), dropped: m.dropped,
 	}
 	g.buyers = g.newListener("buyers", cfg.Listen, cfg.MaxConnections, g.buyerRoutes())
 	g.operators = g.newListener("operators", cfg.AdminListen, 1024, g.operatorRoutes())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -18,7 +19,7 @@ type listener struct {
 	addr string
 	most int // open connections
 	app  *fiber.App
-	ln   net.Listener
+	ln   atomic.Pointer[counted] // nil until listen
 }
 
 // newListener builds a server over its table of routes. There is no middleware: what
@@ -120,7 +121,7 @@ func refuseTwoLengths(h *fasthttp.RequestHeader) (unchanged fasthttp.RequestConf
 
 // listen takes the address; calling it again does nothing.
 func (l *listener) listen(g *Gateway) error {
-	if l.ln != nil {
+	if l.ln.Load() != nil {
 		return nil
 	}
 	ln, err := net.Listen("tcp", l.addr)
@@ -128,13 +129,13 @@ func (l *listener) listen(g *Gateway) error {
 		return fmt.Errorf("gateway: %s: %w", l.name, err)
 	}
 	busy := (&problem{answer: unavailable}).render(nil)
-	l.ln = newCounted(ln, l.most, busy, g.metrics.refused)
+	l.ln.Store(newCounted(ln, l.most, busy, g.metrics.refused))
 	return nil
 }
 
 // serve blocks until the listener is closed.
 func (l *listener) serve() error {
-	if err := l.app.Listener(l.ln); err != nil {
+	if err := l.app.Listener(l.ln.Load()); err != nil {
 		return fmt.Errorf("gateway: %s: %w", l.name, err)
 	}
 	return nil
@@ -143,7 +144,7 @@ func (l *listener) serve() error {
 // shutdown stops accepting and waits for requests in flight until ctx ends.
 func (l *listener) shutdown(ctx context.Context) error {
 	// Closed here too, for a server that has not begun to serve it yet.
-	_ = l.ln.Close()
+	_ = l.ln.Load().Close()
 	if err := l.app.Server().ShutdownWithContext(ctx); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("gateway: %s: requests were still in flight at the deadline: %w", l.name, err)
 	}

@@ -15,21 +15,21 @@ import (
 // not wait for its mark, and what does not fit is dropped: the buyer then hears from
 // another gateway that repeating the POST tells.
 type marks struct {
-	shield  Shield
-	queue   Queue
-	ttl     time.Duration
-	timeout time.Duration
-	log     *slog.Logger
-	pending chan *sale.Claim
-	dropped prometheus.Counter
+	shield     Shield
+	ttl        time.Duration
+	verdictTTL time.Duration
+	timeout    time.Duration
+	log        *slog.Logger
+	pending    chan *sale.Ticket
+	dropped    prometheus.Counter
 }
 
 const marksPerCall = 256
 
-// add asks for a mark; it never blocks.
-func (m *marks) add(c *sale.Claim) {
+// add asks for a mark; it never blocks. The ticket must be detached.
+func (m *marks) add(t *sale.Ticket) {
 	select {
-	case m.pending <- c:
+	case m.pending <- t:
 	default:
 		m.dropped.Inc()
 	}
@@ -37,13 +37,13 @@ func (m *marks) add(c *sale.Claim) {
 
 // run writes marks until ctx ends.
 func (m *marks) run(ctx context.Context) {
-	batch := make([]sale.Order, 0, marksPerCall)
+	batch := make([]*sale.Ticket, 0, marksPerCall)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case c := <-m.pending:
-			batch = m.collect(batch[:0], c)
+		case t := <-m.pending:
+			batch = m.collect(batch[:0], t)
 		}
 		if len(batch) > 0 {
 			m.write(ctx, batch)
@@ -51,29 +51,61 @@ func (m *marks) run(ctx context.Context) {
 	}
 }
 
-// collect takes what is pending. Claims that have their verdict by now need no mark,
-// and must not get one: it would hide the refusal that was remembered for them.
-func (m *marks) collect(batch []sale.Order, c *sale.Claim) []sale.Order {
+// collect takes what is pending. Claims that have their verdict by now need no mark.
+func (m *marks) collect(batch []*sale.Ticket, t *sale.Ticket) []*sale.Ticket {
 	for {
-		if m.queue.Find(c.ID) != nil {
-			batch = append(batch, queuedOrder(c))
+		if _, decided := verdictOf(t); !decided {
+			batch = append(batch, t)
 		}
 		if len(batch) == marksPerCall {
 			return batch
 		}
 		select {
-		case c = <-m.pending:
+		case t = <-m.pending:
 		default:
 			return batch
 		}
 	}
 }
 
-func (m *marks) write(ctx context.Context, batch []sale.Order) {
+// write marks the claims, and looks again: a refusal that came meanwhile was, or will
+// be, remembered by others, but perhaps before its mark, which then hid it.
+func (m *marks) write(ctx context.Context, batch []*sale.Ticket) {
+	orders := make([]sale.Order, len(batch))
+	for i, t := range batch {
+		orders[i] = queuedOrder(t.Claim)
+	}
+	if !m.remember(ctx, orders, m.ttl) {
+		return
+	}
+	refused := orders[:0]
+	for _, t := range batch {
+		if v, decided := verdictOf(t); decided && v.Outcome.Refusal() {
+			refused = append(refused, sale.Rejected(t.Claim, v.Outcome))
+		}
+	}
+	if len(refused) > 0 {
+		m.remember(ctx, refused, m.verdictTTL)
+	}
+}
+
+func (m *marks) remember(ctx context.Context, orders []sale.Order, ttl time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
-	if err := m.shield.Remember(ctx, batch, m.ttl); err != nil {
-		m.dropped.Add(float64(len(batch)))
-		m.log.Debug("queued claims could not be marked", "claims", len(batch), "error", err)
+	err := m.shield.Remember(ctx, orders, ttl)
+	if err != nil {
+		m.dropped.Add(float64(len(orders)))
+		m.log.Debug("queued claims could not be marked", "claims", len(orders), "error", err)
+	}
+	return err == nil
+}
+
+// verdictOf looks whether a detached ticket has its verdict. Nobody else reads it.
+func verdictOf(t *sale.Ticket) (sale.Verdict, bool) {
+	select {
+	case v := <-t.Verdict():
+		return v, true
+	default:
+		return sale.Verdict{}, false
 	}
 }

@@ -203,7 +203,7 @@ func (g *Gateway) decide(c *fiber.Ctx, f *fields, sku *sale.SKU, user string, w 
 	f.applied(&ctx.Response, wait)
 	if !decided {
 		g.returnKey(ctx, f)
-		g.marks.add(claim)
+		g.marks.add(ticket)
 		return g.answerPlace(c, claim, ticket.Position(), true)
 	}
 	return g.answerVerdict(c, f, sku, claim, verdict)
@@ -251,10 +251,8 @@ func (g *Gateway) returnKey(ctx *fasthttp.RequestCtx, f *fields) {
 // looked at once more: the queue delivers before it looks whether anybody waits, so one
 // of the two always sees the other.
 func (g *Gateway) await(t *sale.Ticket, wait time.Duration) (sale.Verdict, bool) {
-	select {
-	case v := <-t.Verdict():
+	if v, decided := verdictOf(t); decided {
 		return v, true
-	default:
 	}
 	timer := g.timers.get(wait)
 	defer g.timers.put(timer)
@@ -264,12 +262,7 @@ func (g *Gateway) await(t *sale.Ticket, wait time.Duration) (sale.Verdict, bool)
 	case <-timer.C:
 	}
 	t.Detach()
-	select {
-	case v := <-t.Verdict():
-		return v, true
-	default:
-		return sale.Verdict{}, false
-	}
+	return verdictOf(t)
 }
 
 // answerVerdict turns a verdict into the response.

@@ -16,8 +16,7 @@ func (g *Gateway) Listen() error {
 		return err
 	}
 	if err := g.operators.listen(g); err != nil {
-		_ = g.buyers.ln.Close()
-		g.buyers.ln = nil
+		_ = g.buyers.ln.Swap(nil).Close()
 		return err
 	}
 	return nil
@@ -30,10 +29,10 @@ func (g *Gateway) BuyersAddr() net.Addr { return g.buyers.bound() }
 func (g *Gateway) OperatorsAddr() net.Addr { return g.operators.bound() }
 
 func (l *listener) bound() net.Addr {
-	if l.ln == nil {
-		return nil
+	if ln := l.ln.Load(); ln != nil {
+		return ln.Addr()
 	}
-	return l.ln.Addr()
+	return nil
 }
 
 // Drain turns /readyz to 503 and does nothing else. Run does so when its context ends;

