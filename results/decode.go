@@ -15,6 +15,7 @@ type event struct {
 	SpecVersion string `json:"specversion"`
 	ID          string `json:"id"`
 	Type        string `json:"type"`
+	Time        string `json:"time"`
 	Data        struct {
 		OrderID     string `json:"order_id"`
 		SKU         string `json:"sku"`
@@ -99,6 +100,13 @@ func (e *event) order(kind sale.Kind, s shape) (sale.Order, error) {
 	}
 	if o.PayBy, err = parseTime(d.PayBy); err != nil {
 		return o, fmt.Errorf("pay_by: %w", err)
+	}
+	at, err := parseTime(e.Time)
+	if err != nil {
+		return o, fmt.Errorf("time: %w", err)
+	}
+	if kind != sale.KindReserved && kind != sale.KindCouponRedeem {
+		o.ChangedAt = at
 	}
 	hash, err := hex.DecodeString(d.RequestHash)
 	if err != nil || len(hash) != len(o.Hash) {

@@ -43,6 +43,14 @@ func eventID(o *sale.Order, kind sale.Kind, s shape) string {
 	return id
 }
 
+// happened is when the event did, or 0.
+func happened(o *sale.Order, kind sale.Kind) int64 {
+	if kind == sale.KindReserved || kind == sale.KindCouponRedeem {
+		return o.ReservedAt
+	}
+	return o.ChangedAt
+}
+
 // Encode writes the payload of an outbox row: a JSON array with one CloudEvent per
 // order. The orders are of one SKU, and the kind fits their status. It is pure, and
 // runs once per order sold.
@@ -70,9 +78,9 @@ func Encode(kind sale.Kind, orders []sale.Order) []byte {
 		b = append(b, `,"subject":"`...)
 		b = o.ID.AppendTo(b)
 		// An event says when it happened only where the order itself knows.
-		if (kind == sale.KindReserved || kind == sale.KindCouponRedeem) && o.ReservedAt != 0 {
+		if at := happened(o, kind); at != 0 {
 			b = append(b, `","time":"`...)
-			b = sale.AppendTime(b, o.ReservedAt)
+			b = sale.AppendTime(b, at)
 		}
 		b = append(b, `","datacontenttype":"application/json","data":{`...)
 		b = o.AppendFields(b)

@@ -105,7 +105,10 @@ func anyOrder(t *rapid.T, sku string, status sale.Status, kind sale.Kind) sale.O
 	}
 	copy(o.ID[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
 	copy(o.Hash[:], rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "hash"))
-	if kind == sale.KindPaymentRefund {
+	if kind != sale.KindReserved && kind != sale.KindCouponRedeem {
+		o.ChangedAt = rapid.Int64Range(0, lastTime).Draw(t, "changed_at")
+	}
+	if kind == sale.KindPaymentRefund || kind == sale.KindPaid || kind == sale.KindInventoryDeduct {
 		o.Payment = rapid.String().Draw(t, "payment")
 	}
 	return o

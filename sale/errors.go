@@ -8,17 +8,19 @@ import (
 // Sentinels of the infrastructure. The edge maps each to one status and code; every
 // one of them means that nothing was decided about the claim it answers.
 var (
-	ErrUnavailable  = errors.New("a dependency is away")                       // 503 unavailable
-	ErrDegraded     = errors.New("the throttled way around is full")           // 503 degraded
-	ErrQueueFull    = errors.New("the queue of this SKU is full")              // 503 queue_full
-	ErrShuttingDown = errors.New("this gateway is shutting down")              // 503 shutting_down
-	ErrUnknownSKU   = errors.New("no such SKU")                                // 404 unknown_sku
-	ErrUnknownOrder = errors.New("no such order")                              // 404 unknown_order
-	ErrAlreadyPaid  = errors.New("the order is paid")                          // 409 already_paid
-	ErrOrderExpired = errors.New("the order expired")                          // 409 order_expired
-	ErrOrderQueued  = errors.New("the order waits for its verdict")            // 409 order_queued
-	ErrInvalid      = errors.New("the request is not valid")                   // 422 invalid_request
-	ErrUnknown      = errors.New("it is not known whether the call succeeded") // internal: repeat under the same ids
+	ErrUnavailable     = errors.New("a dependency is away")                                               // 503 unavailable
+	ErrDegraded        = errors.New("the throttled way around is full")                                   // 503 degraded
+	ErrQueueFull       = errors.New("the queue of this SKU is full")                                      // 503 queue_full
+	ErrShuttingDown    = errors.New("this gateway is shutting down")                                      // 503 shutting_down
+	ErrUnknownSKU      = errors.New("no such SKU")                                                        // 404 unknown_sku
+	ErrUnknownOrder    = errors.New("no such order")                                                      // 404 unknown_order
+	ErrAlreadyPaid     = errors.New("the order is paid")                                                  // 409 already_paid
+	ErrOrderExpired    = errors.New("the order expired")                                                  // 409 order_expired
+	ErrOrderQueued     = errors.New("the order waits for its verdict")                                    // 409 order_queued
+	ErrInvalid         = errors.New("the request is not valid")                                           // 422 invalid_request
+	ErrPaymentMismatch = errors.New("the payment does not fit the order or an earlier event of its name") // 422 invalid_request
+	ErrLeaseLost       = errors.New("the lease has passed to another holder")                             // internal: a job stops
+	ErrUnknown         = errors.New("it is not known whether the call succeeded")                         // internal: repeat under the same ids
 )
 
 // StockBelowSoldError refuses a reduction below what is sold.

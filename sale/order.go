@@ -62,8 +62,11 @@ type Order struct {
 	ReservedAt int64 // Unix ms, ledger's clock
 	PayBy      int64 // Unix ms, ledger's clock
 	Version    int64 // rises with every change of status, from 1
-	// Payment is the payment event that a KindPaymentRefund event is about: two
-	// refunds of one order differ by it. Empty everywhere else.
+	// ChangedAt is when the status last changed (Unix ms, ledger's clock). Only events
+	// of a change carry it.
+	ChangedAt int64
+	// Payment is the payment event that a paid, inventory.deduct or refund event came
+	// from: two refunds of one order differ by it. Empty everywhere else.
 	Payment string
 }
 
