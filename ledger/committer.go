@@ -55,8 +55,8 @@ type committer struct {
 	used time.Time // when conn was last known to be good
 	step int64     // distance of neighbouring outbox ids
 	text *script   // reused from group to group
-	// deadline is when the group at hand is not tried again any more.
-	deadline time.Time
+	// started is when the group at hand was taken, deadline when it is not tried again.
+	started, deadline time.Time
 	// failure is why the last attempt to connect failed, and when.
 	failure   error
 	failureAt time.Time
@@ -83,7 +83,7 @@ func (db *DB) runCommitter(_ context.Context, number int) error {
 // settle answers every call of the group exactly once.
 func (c *committer) settle(group []*waiting) {
 	start := time.Now()
-	c.deadline = start.Add(c.db.cfg.RetryFor)
+	c.started, c.deadline = start, start.Add(c.db.cfg.RetryFor)
 	admitted, direct := sortGroup(group, c.db.Now())
 	claims := 0
 	for _, w := range group {
@@ -186,6 +186,9 @@ const (
 	// connectPause is how long a failure to connect answers for the next attempts, so
 	// that the many jobs of a group do not each wait for a dead server.
 	connectPause = 50 * time.Millisecond
+	// blink is how long a group that has lost nothing waits for a connection which
+	// fails at once, as it does when a proxy in between drops its links.
+	blink = 200 * time.Millisecond
 	// idleCheck is how long a connection may lie idle before it is asked whether it
 	// still lives, because a dead one makes the outcome of a group unknown.
 	idleCheck = time.Second

@@ -105,14 +105,17 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 	}
 }
 
-// mayWait sleeps a little and reports true while jobs whose outcome is unknown may
-// still wait for the database. The others have lost nothing and are told at once.
+// mayWait sleeps a little and reports true while the jobs may still wait for the
+// database: those whose outcome is unknown until the group's deadline, the others,
+// which have lost nothing by hearing of it, only for a blink.
 func (c *committer) mayWait(jobs []*job) bool {
-	unsure := false
+	until := c.started.Add(blink)
 	for _, j := range jobs {
-		unsure = unsure || j.unsure
+		if j.unsure {
+			until = c.deadline
+		}
 	}
-	if !unsure || time.Now().After(c.deadline) {
+	if time.Now().After(until) {
 		return false
 	}
 	time.Sleep(connectPause)

@@ -1,0 +1,319 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"flashgate/internal/testenv"
+	"flashgate/sale"
+)
+
+// proxied is a bed whose ledgers reach the server through a proxy.
+func proxied(t *testing.T) (*bed, *testenv.Proxy) {
+	b := mariaBed(t)
+	server := testenv.MariaDB(t)
+	p := testenv.NewProxy(t, server.Addr)
+	b.cfg.DSN = strings.Replace(b.cfg.DSN, server.Addr, p.Addr, 1)
+	return b, p
+}
+
+func TestUnknownOutcome(t *testing.T) {
+	needServers(t)
+	type way struct {
+		name string
+		make func(*sale.SKU, ...*sale.Claim) sale.CommitBatch
+	}
+	for _, w := range []way{{"optimistic", admitted}, {"locked", direct}} {
+		for _, trap := range []string{"reply lost", "request lost"} {
+			t.Run(w.name+", "+trap, func(t *testing.T) {
+				b, p := proxied(t)
+				db := b.open()
+				sku := b.sku("shoe", 100, 1)
+				set := p.SwallowReply
+				if trap == "request lost" {
+					set = p.CutBefore
+				}
+				sprung := set(";COMMIT;")
+				r, err := db.Commit(t.Context(), w.make(sku, claims(sku, "u", 20)...))
+				if err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case <-sprung:
+				default:
+					t.Fatal("nothing was lost")
+				}
+				for _, v := range r.Verdicts {
+					if v.Outcome != sale.Reserved || v.Order == nil {
+						t.Fatalf("verdict %+v", v)
+					}
+				}
+				if r.Contradicted {
+					t.Error("our own attempt counts as a contradiction")
+				}
+				if n := b.number("SELECT COUNT(*) FROM orders"); n != 20 {
+					t.Errorf("%d orders", n)
+				}
+				if n := b.number("SELECT COUNT(*) FROM outbox"); n != 1 {
+					t.Errorf("%d outbox rows", n)
+				}
+				b.checkInvariants()
+			})
+		}
+	}
+}
+
+func TestUnknownOutcomeOfManySKUs(t *testing.T) {
+	b, p := proxied(t)
+	db := b.open()
+	var batches []sale.CommitBatch
+	for i := range 5 {
+		sku := b.sku(fmt.Sprintf("s%d", i), 100, 0)
+		batches = append(batches, admitted(sku, claims(sku, "u", 3)...), direct(sku, claims(sku, "d", 2)...))
+	}
+	p.SwallowReply(";COMMIT;")
+	p.SwallowReply(";COMMIT;")
+	for i, r := range settleGroup(t, db, batches...) {
+		for _, v := range r.Verdicts {
+			if v.Outcome != sale.Reserved {
+				t.Fatalf("batch %d: %v", i, outcomes(r))
+			}
+		}
+	}
+	if n := b.number("SELECT COUNT(*) FROM orders"); n != 25 {
+		t.Errorf("%d orders", n)
+	}
+	b.checkInvariants()
+}
+
+// TestOldSessionCannotCommitBehindOurBack cuts a committer off while the server still
+// holds its packet behind a locked row. What the new connection decides must be final.
+func TestOldSessionCannotCommitBehindOurBack(t *testing.T) {
+	b, p := proxied(t)
+	db := b.open()
+	sku := b.sku("shoe", 1, 0)
+	lock := lockStock(t, b, "shoe")
+
+	var wg sync.WaitGroup
+	var result sale.CommitResult
+	var err error
+	wg.Go(func() { result, err = db.Commit(t.Context(), admitted(sku, claims(sku, "u", 1)...)) })
+	b.awaitStatement("INSERT INTO stock", 1)
+	p.Cut()
+	// The committer comes back and ends its old session, which waits for the row.
+	b.awaitStatement("INSERT INTO stock", 0)
+	lock.sellTheLast()
+	wg.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, result, true, "sold_out")
+	if n := b.number("SELECT COUNT(*) FROM orders"); n != 0 {
+		t.Fatalf("%d orders of a claim that was refused", n)
+	}
+}
+
+// rowLock is somebody else's transaction that holds a stock row.
+type rowLock struct {
+	t    *testing.T
+	conn *sql.Conn
+}
+
+func lockStock(t *testing.T, b *bed, sku string) *rowLock {
+	t.Helper()
+	conn, err := b.raw.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	l := &rowLock{t, conn}
+	l.exec("SET SESSION idle_transaction_timeout=0")
+	l.exec("START TRANSACTION")
+	l.exec("SELECT sold FROM stock WHERE sku = '" + sku + "' FOR UPDATE")
+	return l
+}
+
+func (l *rowLock) exec(query string) {
+	l.t.Helper()
+	if _, err := l.conn.ExecContext(context.Background(), query); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *rowLock) sellTheLast() {
+	l.t.Helper()
+	l.exec("UPDATE stock SET sold = total")
+	l.exec("COMMIT")
+}
+
+// awaitStatement waits until so many connections execute something that holds text.
+func (b *bed) awaitStatement(text string, n int64) {
+	b.t.Helper()
+	testenv.Eventually(b.t, 10*time.Second, func() bool {
+		return b.number("SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ? AND id <> CONNECTION_ID() AND db = DATABASE()", "%"+text+"%") == n
+	}, "%d connections execute %s", n, text)
+}
+
+func TestKilledConnection(t *testing.T) {
+	for name, make := range map[string]func(*sale.SKU, ...*sale.Claim) sale.CommitBatch{"optimistic": admitted, "locked": direct} {
+		t.Run(name, func(t *testing.T) {
+			b := mariaBed(t)
+			db := b.open()
+			sku := b.sku("shoe", 10, 1)
+			lock := lockStock(t, b, "shoe")
+			var wg sync.WaitGroup
+			var result sale.CommitResult
+			var err error
+			wg.Go(func() { result, err = db.Commit(t.Context(), make(sku, claims(sku, "u", 3)...)) })
+			waits := map[string]string{"optimistic": "INSERT INTO stock", "locked": "FROM stock"}[name]
+			b.awaitStatement(waits, 1)
+			id := b.number("SELECT id FROM information_schema.processlist WHERE info LIKE ? AND id <> CONNECTION_ID() AND db = DATABASE()", "%"+waits+"%")
+			b.exec(fmt.Sprintf("KILL CONNECTION %d", id))
+			lock.exec("ROLLBACK")
+			wg.Wait()
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, result, false, "reserved", "reserved", "reserved")
+			b.checkInvariants()
+		})
+	}
+}
+
+// TestFrozenGateway lets somebody stop inside a transaction that holds a SKU's rows,
+// on a connection set up as ours are.
+func TestFrozenGateway(t *testing.T) {
+	b := mariaBed(t)
+	db := b.open()
+	sku, other := b.sku("shoe", 10, 0), b.sku("hat", 10, 0)
+	conn, err := b.raw.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for _, q := range []string{"START TRANSACTION", "SELECT sold FROM stock WHERE sku = 'shoe' FOR UPDATE"} {
+		if _, err := conn.ExecContext(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	var wg sync.WaitGroup
+	for _, s := range []*sale.SKU{sku, other} {
+		wg.Go(func() {
+			r, err := db.Commit(t.Context(), admitted(s, claims(s, "u", 2)...))
+			if err != nil || r.Verdicts[1].Outcome != sale.Reserved {
+				t.Errorf("%s: %v, %v", s.Name, r, err)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the SKU stood still for %v", took)
+	}
+	b.checkInvariants()
+}
+
+func TestDatabaseGoesAndComes(t *testing.T) {
+	b, p := proxied(t)
+	p.Refuse(true)
+	db, err := New(b.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := db.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	sku := b.sku("shoe", 100, 0)
+	if _, err := db.Commit(t.Context(), admitted(sku, claims(sku, "a", 1)...)); !errors.Is(err, sale.ErrUnavailable) || db.Ready() {
+		t.Fatalf("before the database was there: %v", err)
+	}
+	p.Refuse(false)
+	testenv.Eventually(t, 10*time.Second, db.Ready, "ready")
+	commit := func(prefix string) error {
+		_, err := db.Commit(t.Context(), admitted(sku, claims(sku, prefix, 2)...))
+		return err
+	}
+	if err := commit("b"); err != nil {
+		t.Fatal(err)
+	}
+	p.Refuse(true)
+	if err := commit("c"); !errors.Is(err, sale.ErrUnavailable) || db.Err() == nil {
+		t.Fatalf("while the database is away: %v, %v", err, db.Err())
+	}
+	p.Refuse(false)
+	testenv.Eventually(t, 10*time.Second, func() bool { return commit("c") == nil }, "commits again")
+	if err := commit("d"); err != nil || db.Err() != nil {
+		t.Fatal(err, db.Err())
+	}
+	b.checkInvariants()
+}
+
+func TestServerCrash(t *testing.T) {
+	needServers(t)
+	server := testenv.OwnMariaDB(t)
+	b := newBed(t, Config{Driver: "mysql", DSN: server.DSN})
+	db := b.open()
+	sku := b.sku("shoe", 1_000_000, 0)
+	var mu sync.Mutex
+	reserved := map[sale.OrderID]bool{}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for caller := range 3 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				r, err := db.Commit(context.Background(), admitted(sku, claims(sku, fmt.Sprintf("%d-%d", caller, i), 10)...))
+				if err != nil {
+					continue
+				}
+				mu.Lock()
+				for _, v := range r.Verdicts {
+					if v.Outcome != sale.Reserved {
+						t.Errorf("verdict %v", v)
+					}
+					reserved[v.Order.ID] = true
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(reserved)
+	}
+	for range 2 {
+		before := count()
+		testenv.Eventually(t, 30*time.Second, func() bool { return count() > before+200 }, "orders are committed")
+		server.Restart(t)
+	}
+	before := count()
+	testenv.Eventually(t, 30*time.Second, func() bool { return count() > before }, "orders are committed again")
+	close(stop)
+	wg.Wait()
+	ids := make([]sale.OrderID, 0, len(reserved))
+	for id := range reserved {
+		ids = append(ids, id)
+	}
+	found, err := db.Find(t.Context(), ids)
+	if err != nil || len(found) != len(ids) {
+		t.Fatalf("%d of %d reserved orders are left: %v", len(found), len(ids), err)
+	}
+	b.checkInvariants()
+}

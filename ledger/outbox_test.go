@@ -1,0 +1,286 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"flashgate/internal/testenv"
+	"flashgate/sale"
+)
+
+func testContext(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithCancel(context.Background())
+}
+
+func TestOutboxRows(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		var mu sync.Mutex
+		var told []sale.OutboxRow
+		db := b.open(func(c *Config) {
+			c.Committed = func(rows []sale.OutboxRow) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, rows...)
+			}
+		})
+		one, two := b.sku("one", 100, 0), b.sku("two", 100, 2)
+		coupon := claim(two, "ann", "1", 1)
+		coupon.Coupon = "SAVE'10\\"
+		settleGroup(t, db, admitted(one, claims(one, "u", 3)...), admitted(two, append(claims(two, "u", 2), coupon)...), direct(one, claims(one, "d", 2)...))
+		// A refusal is no event.
+		settleGroup(t, db, direct(two, claim(two, "ann", "2", 2)))
+
+		pending, err := db.PendingOutbox(t.Context(), 0, 0, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(pending) != 4 || len(told) != 4 {
+			t.Fatalf("%d rows stored, %d told", len(pending), len(told))
+		}
+		slices.SortFunc(told, func(a, b sale.OutboxRow) int { return int(a.ID - b.ID) })
+		kinds := map[string]int{}
+		for i, p := range pending {
+			w := told[i]
+			if p.ID != w.ID || p.MsgID != w.MsgID || p.SKU != w.SKU || p.Kind != w.Kind || p.At != w.At || string(p.Payload) != string(w.Payload) {
+				t.Errorf("stored %+v, told %+v", p, w)
+			}
+			kinds[p.SKU+" "+string(p.Kind)]++
+		}
+		if kinds["one results.reserved"] != 2 || kinds["two results.reserved"] != 1 || kinds["two coupons.redeem"] != 1 {
+			t.Errorf("kinds %v", kinds)
+		}
+		if rest, err := db.PendingOutbox(t.Context(), 0, pending[1].ID, 1); err != nil || len(rest) != 1 || rest[0].ID != pending[2].ID {
+			t.Errorf("the page after the second: %+v, %v", rest, err)
+		}
+		if young, err := db.PendingOutbox(t.Context(), time.Hour, 0, 100); err != nil || len(young) != 0 {
+			t.Errorf("older than an hour: %v, %v", young, err)
+		}
+
+		// Acknowledged rows go with the next group, or soon by themselves.
+		db.Acked([]int64{pending[1].ID, pending[0].ID})
+		settleGroup(t, db, admitted(one, claims(one, "w", 1)...))
+		if n := b.number("SELECT COUNT(*) FROM outbox"); n != 3 {
+			t.Errorf("%d rows are left", n)
+		}
+		db.Acked([]int64{pending[2].ID, pending[3].ID, pending[3].ID})
+		testenv.Eventually(t, 5*time.Second, func() bool { return b.number("SELECT COUNT(*) FROM outbox") == 1 }, "acknowledged rows go by themselves")
+	})
+}
+
+func TestReads(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		sku := b.sku("shoe", 30_000, 3, func(s *sale.SKU) { s.Segments = 2 })
+		none := b.sku("none", 5, 0)
+		batch := admitted(sku, claims(sku, "u", 6000)...)
+		for i := range batch.Segments {
+			batch.Segments[i] = i % 2
+		}
+		settleGroup(t, db, batch)
+		settleGroup(t, db, direct(sku, claim(sku, "u-0", "again", 2)))
+
+		chunks, seen := 0, map[sale.OrderID]int{}
+		err := db.EachOrder(t.Context(), "shoe", func(ids []sale.OrderID, segments []int) error {
+			chunks++
+			for i, id := range ids {
+				seen[id] = segments[i]
+			}
+			return nil
+		})
+		if err != nil || len(seen) != 6001 || chunks != 2 || seen[batch.Claims[5].ID] != 1 || seen[batch.Claims[4].ID] != 0 {
+			t.Errorf("EachOrder: %v, %d ids in %d chunks", err, len(seen), chunks)
+		}
+		units := map[string]int64{}
+		err = db.EachBuyer(t.Context(), "shoe", func(users []string, n []int64) error {
+			for i, u := range users {
+				units[u] = n[i]
+			}
+			return nil
+		})
+		if err != nil || len(units) != 6000 || units["u-0"] != 3 || units["u-1"] != 1 {
+			t.Errorf("EachBuyer: %v, %d buyers, %d %d", err, len(units), units["u-0"], units["u-1"])
+		}
+		stop := errors.New("stop")
+		if err := db.EachOrder(t.Context(), "shoe", func([]sale.OrderID, []int) error { return stop }); !errors.Is(err, stop) {
+			t.Errorf("fn's error came back as %v", err)
+		}
+		if err := db.EachOrder(t.Context(), "none", func([]sale.OrderID, []int) error { return stop }); err != nil {
+			t.Errorf("a SKU without orders: %v", err)
+		}
+
+		ids := make([]sale.OrderID, 0, 6002)
+		for _, c := range batch.Claims {
+			ids = append(ids, c.ID)
+		}
+		found, err := db.Find(t.Context(), append(ids, claim(none, "x", "y", 1).ID))
+		if err != nil || len(found) != 6000 {
+			t.Errorf("Find: %v, %d", err, len(found))
+		}
+		if _, err := db.Order(t.Context(), claim(none, "x", "y", 1).ID); !errors.Is(err, sale.ErrUnknownOrder) {
+			t.Errorf("an unknown order: %v", err)
+		}
+		if stock, err := db.Stock(t.Context(), "shoe"); err != nil || stock[0].Sold+stock[1].Sold != 6002 {
+			t.Errorf("stock %v, %v", stock, err)
+		}
+		ctx, cancel := testContext(t)
+		cancel()
+		if _, err := db.Find(ctx, ids); !errors.Is(err, sale.ErrUnavailable) {
+			t.Errorf("with an ended context: %v", err)
+		}
+	})
+}
+
+func TestFindExhausted(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open(func(c *Config) { c.ExhaustedIDs = 150 })
+		sku := b.sku("shoe", 101, 0)
+		bought := claims(sku, "u", 100)
+		settleGroup(t, db, admitted(sku, bought...))
+		ids := []sale.OrderID{bought[3].ID, bought[77].ID}
+		for i := range 20 {
+			ids = append(ids, claim(sku, "loser", string(rune('a'+i)), 1).ID)
+		}
+		check := func(want int, exhausted bool) {
+			t.Helper()
+			found, gone, err := db.FindExhausted(t.Context(), "shoe", ids)
+			if err != nil || gone != exhausted || len(found) != want {
+				t.Fatalf("%d found, exhausted %v, %v; want %d, %v", len(found), gone, err, want, exhausted)
+			}
+			for id, o := range found {
+				if o.ID != id || o.SKU != "shoe" {
+					t.Fatalf("found %+v under %v", o, id)
+				}
+			}
+		}
+		loaded := func() bool {
+			db.exhausted.mu.Lock()
+			defer db.exhausted.mu.Unlock()
+			s := db.exhausted.sets["shoe"]
+			return s != nil && s.loaded
+		}
+		check(0, false)
+		last := claim(sku, "last", "1", 1)
+		settleGroup(t, db, direct(sku, last))
+		check(2, true)
+		check(2, true)
+		if !loaded() {
+			t.Fatal("the ids are not kept in memory")
+		}
+		check(2, true)
+		// A unit comes back and goes again: to somebody whose id the set lacks.
+		b.exec("UPDATE orders SET status = 'cancelled', version = 2 WHERE order_id = ?", last.ID[:])
+		b.exec("UPDATE stock SET sold = sold - 1, raises = raises + 1 WHERE sku = 'shoe'")
+		check(0, false)
+		next := claim(sku, "next", "1", 1)
+		settleGroup(t, db, direct(sku, next))
+		ids = append(ids, next.ID, last.ID)
+		check(4, true)
+		check(4, true)
+		if !loaded() || db.exhausted.held != 102 {
+			t.Fatalf("%d ids held", db.exhausted.held)
+		}
+		// Another SKU needs the room.
+		hat := b.sku("hat", 100, 0)
+		settleGroup(t, db, admitted(hat, claims(hat, "u", 100)...))
+		for range 3 {
+			if _, gone, err := db.FindExhausted(t.Context(), "hat", ids); err != nil || !gone {
+				t.Fatal(gone, err)
+			}
+		}
+		if loaded() || db.exhausted.held != 100 {
+			t.Fatalf("%d ids held, the older set is still there: %v", db.exhausted.held, loaded())
+		}
+		// One that can never fit is read row by row.
+		big := b.sku("big", 160, 0)
+		settleGroup(t, db, admitted(big, claims(big, "u", 160)...))
+		for range 5 {
+			found, gone, err := db.FindExhausted(t.Context(), "big", append(ids, claims(big, "u", 1)[0].ID))
+			if err != nil || !gone || len(found) != 5 {
+				t.Fatal(len(found), gone, err)
+			}
+		}
+	})
+}
+
+func TestShutdownAnswersWhatWasAccepted(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db, err := New(b.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := testContext(t)
+		var running, callers sync.WaitGroup
+		running.Go(func() {
+			if err := db.Run(ctx); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+		testenv.Eventually(t, 10*time.Second, db.Ready, "ready")
+		sku := b.sku("shoe", 100_000, 0)
+		var mu sync.Mutex
+		reserved := 0
+		for caller := range 8 {
+			callers.Go(func() {
+				for i := 0; ; i++ {
+					r, err := db.Commit(context.Background(), admitted(sku, claim(sku, string(rune('a'+caller)), string(rune(i)), 1)))
+					if err != nil {
+						if !errors.Is(err, sale.ErrShuttingDown) {
+							t.Errorf("Commit: %v", err)
+						}
+						return
+					}
+					mu.Lock()
+					reserved += len(r.Verdicts)
+					if reserved == 50 {
+						cancel()
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		callers.Wait()
+		running.Wait()
+		cancel()
+		if n := b.number("SELECT COUNT(*) FROM orders"); n != int64(reserved) {
+			t.Errorf("%d orders, %d were answered", n, reserved)
+		}
+	})
+}
+
+func TestWithdrawnClaimsAreNotCommitted(t *testing.T) {
+	b := mariaBed(t)
+	db := b.open(func(c *Config) { c.Committers = 1 })
+	sku := b.sku("shoe", 10, 0)
+	lock := lockStock(t, b, "shoe")
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if r, err := db.Commit(t.Context(), admitted(sku, claims(sku, "first", 1)...)); err != nil || r.Verdicts[0].Outcome != sale.Reserved {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+	b.awaitStatement("INSERT INTO stock", 1)
+	ctx, cancel := testContext(t)
+	var err error
+	var second sync.WaitGroup
+	second.Go(func() { _, err = db.Commit(ctx, admitted(sku, claims(sku, "second", 1)...)) })
+	testenv.Eventually(t, 5*time.Second, func() bool {
+		db.queue.mu.Lock()
+		defer db.queue.mu.Unlock()
+		return len(db.queue.waiting) == 1
+	}, "the second call waits")
+	cancel()
+	second.Wait()
+	if !errors.Is(err, sale.ErrUnavailable) {
+		t.Errorf("withdrawn: %v", err)
+	}
+	lock.exec("ROLLBACK")
+	wg.Wait()
+	if n := b.number("SELECT COUNT(*) FROM orders"); n != 1 {
+		t.Errorf("%d orders", n)
+	}
+}
