@@ -184,7 +184,7 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 	limit := func(l configs.Limit) gateway.Limit { return gateway.Limit{Rate: l.Rate, Burst: l.Burst} }
 	a.gateway, err = gateway.New(gateway.Config{
 		Listen: s.Listen, AdminListen: a.cfg.Admin.Listen, AdminKey: a.cfg.Admin.Key, OpenMetrics: a.cfg.Admin.MetricsOpen,
-		Wait: s.Wait, MaxWait: a.cfg.Queue.MaxAge, TrustedProxies: s.TrustedProxies,
+		Wait: s.Wait, MaxWait: a.cfg.Queue.MaxAge, VerdictTTL: s.VerdictTTL, PayWithin: a.cfg.PayWithin, TrustedProxies: s.TrustedProxies,
 		Auth: gateway.Auth{Mode: a.cfg.Auth.Mode, JWT: gateway.JWT{
 			Secret: a.cfg.Auth.JWT.Secret, PublicKey: a.cfg.Auth.JWT.PublicKey,
 			Issuer: a.cfg.Auth.JWT.Issuer, Audience: a.cfg.Auth.JWT.Audience, Leeway: a.cfg.Auth.JWT.Leeway,
@@ -194,7 +194,7 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 		DrainDelay: s.DrainDelay, ShutdownTimeout: s.ShutdownTimeout,
 		Logger: a.log.With("part", "gateway"), Registerer: reg, Gatherer: reg,
 	}, gateway.Deps{
-		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Catalogue: catalogue{a.ledger, a.checkout}, Shield: a.shield,
+		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Catalogue: catalogue{a.ledger, a.checkout}, Shield: guardedShield{a.shield, a.breakers.redis},
 		Breakers: a.breakers.panel(), Paths: a.checkout, Readiness: a.ledger,
 	})
 	return err

@@ -355,7 +355,7 @@ func Default(mode Mode) Config {
 		Server: Server{
 			Listen: ":8080", Wait: 5 * time.Second, VerdictTTL: 10 * time.Minute,
 			ReadTimeout: 10 * time.Second, IdleTimeout: 75 * time.Second,
-			BodyLimit: 16 << 10, HeaderLimit: 8 << 10, MaxConnections: 50_000,
+			BodyLimit: 16 << 10, HeaderLimit: 4 << 10, MaxConnections: 50_000,
 			DrainDelay: 5 * time.Second, ShutdownTimeout: 15 * time.Second,
 		},
 		Admin:    Admin{Listen: "127.0.0.1:9090"},

@@ -41,6 +41,9 @@ type Config struct {
 	// asked for. Too low: buyers who come back late hear 404. Too high: the shield's
 	// memory. Default 10m.
 	VerdictTTL time.Duration
+	// PayWithin is what a SKU gets for which an operator says nothing. Default
+	// sale.DefaultPayWithin.
+	PayWithin time.Duration
 	// Marks is how many marks may wait to be written. Too low: bursts of 202 are not
 	// marked. Too high: memory. Default 8192.
 	Marks int
@@ -100,6 +103,7 @@ func (c *Config) validate() error {
 	}
 	orDefault(&c.MarkTTL, c.MaxWait+2*time.Second)
 	orDefault(&c.VerdictTTL, 10*time.Minute)
+	orDefault(&c.PayWithin, sale.DefaultPayWithin)
 	orDefault(&c.Marks, 8192)
 	orDefault(&c.CallTimeout, 2*time.Second)
 	orDefault(&c.BodyLimit, 16<<10)

@@ -90,9 +90,9 @@ func (b *skuBody) patch(name string) (sale.SKUPatch, error) {
 const noCurrency = "XXX"
 
 // newSKU is what PUT starts from.
-func newSKU(name string) sale.SKU {
+func (g *Gateway) newSKU(name string) sale.SKU {
 	return sale.SKU{
-		Name: name, PayWithin: sale.DefaultPayWithin.Milliseconds(),
+		Name: name, PayWithin: g.cfg.PayWithin.Milliseconds(),
 		State: sale.StateOpen, Heat: sale.HeatAuto, Segments: 1,
 	}
 }
@@ -145,7 +145,7 @@ func (g *Gateway) putSKU(c *fiber.Ctx) error {
 	if !ok {
 		return nil
 	}
-	base := newSKU(name)
+	base := g.newSKU(name)
 	if body.UnitPrice == nil && body.Currency == nil {
 		base.Currency = noCurrency
 	}
