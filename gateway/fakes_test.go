@@ -248,7 +248,7 @@ const (
 )
 
 func testSKU(name string) *sale.SKU {
-	s := newSKU(name)
+	s := newSKU(name, sale.DefaultPayWithin)
 	s.UnitPrice, s.Currency = 1999, "EUR"
 	return &s
 }

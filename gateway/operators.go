@@ -90,9 +90,9 @@ func (b *skuBody) patch(name string) (sale.SKUPatch, error) {
 const noCurrency = "XXX"
 
 // newSKU is what PUT starts from.
-func (g *Gateway) newSKU(name string) sale.SKU {
+func newSKU(name string, payWithin time.Duration) sale.SKU {
 	return sale.SKU{
-		Name: name, PayWithin: g.cfg.PayWithin.Milliseconds(),
+		Name: name, PayWithin: payWithin.Milliseconds(),
 		State: sale.StateOpen, Heat: sale.HeatAuto, Segments: 1,
 	}
 }
@@ -145,7 +145,7 @@ func (g *Gateway) putSKU(c *fiber.Ctx) error {
 	if !ok {
 		return nil
 	}
-	base := g.newSKU(name)
+	base := newSKU(name, g.cfg.PayWithin)
 	if body.UnitPrice == nil && body.Currency == nil {
 		base.Currency = noCurrency
 	}
