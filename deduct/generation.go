@@ -25,7 +25,7 @@ type generation struct {
 // generation it replaces.
 func newGeneration(sku *sale.SKU, began int64) generation {
 	var tail [4]byte
-	rand.Read(tail[:]) //nolint:errcheck // never fails
+	rand.Read(tail[:])
 	g := generation{version: sku.Version, began: began, limit: sku.PerUserLimit, segments: max(1, sku.Segments)}
 	g.name = fmt.Sprintf("%d-%d-%d-%d-%s", g.version, g.began, g.limit, g.segments, hex.EncodeToString(tail[:]))
 	return g

@@ -21,6 +21,9 @@ type fakeLedger struct {
 	orders map[sale.OrderID]sale.Order
 	buyers map[string]int64
 	away   bool
+	// loading is set between a load's first read and its read of the stock, which is
+	// told from other reads of the stock ("stock" and "stock alone") by it.
+	loading bool
 	// hooks run, without the lock, before the read of that name.
 	hooks map[string]func()
 }
@@ -55,7 +58,13 @@ func (l *fakeLedger) Now() int64 {
 }
 
 func (l *fakeLedger) Stock(context.Context, string) (map[int]sale.Stock, error) {
-	if err := l.enter("stock"); err != nil {
+	l.mu.Lock()
+	name := "stock alone"
+	if l.loading {
+		name, l.loading = "stock", false
+	}
+	l.mu.Unlock()
+	if err := l.enter(name); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
@@ -72,6 +81,7 @@ func (l *fakeLedger) EachOrder(_ context.Context, _ string, fn func([]sale.Order
 		return err
 	}
 	l.mu.Lock()
+	l.loading = true
 	var ids []sale.OrderID
 	for id := range l.orders {
 		ids = append(ids, id)

@@ -316,6 +316,49 @@ func TestFailedLoadDoesNotHoldUpTheNext(t *testing.T) {
 	rebuild(t, s, &sku)
 }
 
+// TestCopyStaysInUseWhenALoadFails: with the ledger away, the copy that other gateways
+// trust is all there is to admit claims to the backlog by.
+func TestCopyStaysInUseWhenALoadFails(t *testing.T) {
+	m := startMini(t)
+	sku := testSKU(2, 1)
+	l := newFakeLedger(sku, 10)
+	a, b := newShield(t, m.Addr(), l), newShield(t, m.Addr(), l)
+	rebuild(t, a, &sku)
+	wantAnswers(t, deduct(t, b, &sku, claims(2, 0)), "11")
+	for _, stage := range []string{"buyers", "at once"} {
+		a.Distrust("shoe", l.Now())
+		if stage == "at once" {
+			l.away = true
+		}
+		l.hooks[stage] = func() { l.away = true }
+		if err := a.Rebuild(context.Background(), &sku); !errors.Is(err, errAway) {
+			t.Fatal(err)
+		}
+		wantAnswers(t, deduct(t, a, &sku, claims(1, 9)), "-")
+		wantAnswers(t, deduct(t, b, &sku, claims(2, 1)), map[string]string{"buyers": "21", "at once": "22"}[stage])
+		if x := leftovers(m); x != nil {
+			t.Errorf("left behind: %q", x)
+		}
+		l.away = false
+	}
+	clear(l.hooks)
+	// A loader that was replaced puts nothing back into use.
+	now := time.Now()
+	m.SetTime(now)
+	a.Distrust("shoe", l.Now())
+	asleep, _, err := a.begin(context.Background(), a.view("shoe"), &sku, 0)
+	if err != nil || asleep == nil {
+		t.Fatal(asleep, err)
+	}
+	m.SetTime(now.Add(2 * loaderSilence))
+	other, _, err := b.begin(context.Background(), b.view("shoe"), &sku, 0)
+	if err != nil || other == nil {
+		t.Fatal(other, err)
+	}
+	a.abort(context.Background(), []*load{asleep})
+	wantAnswers(t, deduct(t, b, &sku, claims(1, 20)), "-")
+}
+
 func TestDistrust(t *testing.T) {
 	m := startMini(t)
 	sku := testSKU(0, 1)

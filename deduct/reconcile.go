@@ -74,7 +74,7 @@ func (l *look) keys() []string {
 // lookAtFamilies finds every family in use, and removes tentative batches of
 // generations that no pointer names.
 func (s *Shield) lookAtFamilies(ctx context.Context) ([]*look, error) {
-	tags, batches, err := s.scan(ctx)
+	tags, batches, err := s.families(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +101,34 @@ func (s *Shield) lookAtFamilies(ctx context.Context) ([]*look, error) {
 		}
 	}
 	return looks, nil
+}
+
+// known is the families that the last scan found. Scanning reads every key, verdicts
+// too, so that it is not done in every run: a family that is younger than half the
+// grace has nothing to be judged yet.
+type known struct {
+	mu   sync.Mutex
+	tags []familyKey
+	at   time.Time
+}
+
+// families returns the families to look at and, when it had to scan for them, the keys
+// of tentative batches.
+func (s *Shield) families(ctx context.Context) (tags, batches []familyKey, err error) {
+	s.known.mu.Lock()
+	tags, at := s.known.tags, s.known.at
+	s.known.mu.Unlock()
+	now := time.Now()
+	if now.Sub(at) < s.cfg.Grace/2 {
+		return tags, nil, nil
+	}
+	if tags, batches, err = s.scan(ctx); err != nil {
+		return nil, nil, err
+	}
+	s.known.mu.Lock()
+	s.known.tags, s.known.at = tags, now
+	s.known.mu.Unlock()
+	return tags, batches, nil
 }
 
 // scan returns the families that have a pointer, and the keys of tentative batches.

@@ -137,7 +137,7 @@ func TestReconcileRaisesOnlyWhatIsSoldOutAndSettled(t *testing.T) {
 	if err := sc.s.Settle(ctx, &sc.sku, decide(sc.l, d, claims(5, 10))); err != nil {
 		t.Fatal(err)
 	}
-	sc.l.hooks["stock"] = func() {
+	sc.l.hooks["stock alone"] = func() {
 		o, _ := sc.l.cancel(cs[0].ID)
 		if err := sc.s.Release(ctx, &sc.sku, []sale.Order{o}); err != nil {
 			t.Error(err)

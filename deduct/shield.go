@@ -67,7 +67,8 @@ type Config struct {
 	// than there is. Too high: what a crash left tentative stays unsellable.
 	Grace time.Duration
 	// Idle is how long the copy of a SKU nobody asks for is kept. Too low: slow
-	// sellers are loaded over and over. Too high: memory in Redis. 0 means 24h.
+	// sellers are loaded over and over. Too high: memory in Redis, and work for every
+	// Reconcile. 0 means 30m.
 	Idle time.Duration
 	// Home chooses the segment that this gateway draws from first (its remainder by
 	// the SKU's number of segments): a number of the gateway, or a hash of its name.
@@ -82,7 +83,7 @@ type Config struct {
 
 const (
 	defaultPipelines = 3
-	defaultIdle      = 24 * time.Hour
+	defaultIdle      = 30 * time.Minute
 	// viewIdle is how long a gateway remembers a SKU that it was not asked about. A
 	// distrust is remembered for as long as a distrusted copy may live.
 	viewIdle = 10 * time.Minute
@@ -114,6 +115,7 @@ type Shield struct {
 
 	checkMu sync.Mutex
 	checks  map[string]*soldOutCheck // by family tag; rule c
+	known   known
 }
 
 // scripts are the Lua sources, by file.

@@ -161,7 +161,9 @@ func (w *world) rebuild(gate int) {
 }
 
 func (w *world) reconcile(gate int) {
-	w.gates[gate].checks = make(map[string]*soldOutCheck) // no waiting in the tests
+	// No waiting in the tests.
+	w.gates[gate].checks = make(map[string]*soldOutCheck)
+	w.gates[gate].known.at = time.Time{}
 	if _, err := w.gates[gate].Reconcile(w.ctx); err != nil {
 		w.t.Fatal(err)
 	}

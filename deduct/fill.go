@@ -1,0 +1,266 @@
+package deduct
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+
+	"flashgate/sale"
+)
+
+// loadChunk is how many fields go into one HSET.
+const loadChunk = 500
+
+// fill reads the ledger and writes everything but the units left, which it returns by
+// segment. The order of the reads is what keeps a copy from being too poor: buyers and
+// stock before the look at what became of the batches that were still tentative.
+func (s *Shield) fill(ctx context.Context, sku *sale.SKU, loads []*load) (map[int]int64, error) {
+	if err := s.fillOrders(ctx, sku, loads); err != nil {
+		return nil, err
+	}
+	if sku.PerUserLimit > 0 {
+		if err := s.fillBuyers(ctx, sku, loads); err != nil {
+			return nil, err
+		}
+	}
+	left, err := s.unitsLeft(ctx, sku)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.judgeCarried(ctx, loads); err != nil {
+		return nil, err
+	}
+	for _, l := range loads {
+		for _, t := range l.carried {
+			left[l.segment] -= t.quantity
+		}
+		if err := s.writeCarried(ctx, sku, l); err != nil {
+			return nil, err
+		}
+	}
+	return left, nil
+}
+
+func (s *Shield) fillOrders(ctx context.Context, sku *sale.SKU, loads []*load) error {
+	bySegment := make(map[int]*load, len(loads))
+	for _, l := range loads {
+		bySegment[l.segment] = l
+	}
+	fields := make(map[*load][]any, len(loads))
+	err := s.ledger.EachOrder(ctx, sku.Name, func(ids []sale.OrderID, segments []int) error {
+		for i, id := range ids {
+			if l := bySegment[inFamily(segments[i], segmentsOf(sku))]; l != nil {
+				fields[l] = append(fields[l], "o:"+string(id[:]), "ledger")
+			}
+		}
+		for _, l := range loads {
+			if err := s.write(ctx, l, fields[l]); err != nil {
+				return err
+			}
+			fields[l] = fields[l][:0]
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("deduct: loading orders of %s: %w", sku.Name, err)
+	}
+	return nil
+}
+
+// fillBuyers gives every segment all of a buyer's units, so that a limit reached in one
+// holds in all; what is bought later counts only where it was bought.
+func (s *Shield) fillBuyers(ctx context.Context, sku *sale.SKU, loads []*load) error {
+	var fields []any
+	err := s.ledger.EachBuyer(ctx, sku.Name, func(users []string, units []int64) error {
+		fields = fields[:0]
+		for i, u := range users {
+			if units[i] > 0 {
+				fields = append(fields, "u:"+u, units[i])
+			}
+		}
+		for _, l := range loads {
+			if err := s.write(ctx, l, fields); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("deduct: loading buyers of %s: %w", sku.Name, err)
+	}
+	return nil
+}
+
+// write adds fields and values to a new generation's hash. The hash gets its time to
+// live with every write: a loader that was stopped for a minute and goes on writing
+// leaves nothing behind for good.
+func (s *Shield) write(ctx context.Context, l *load, fields []any) error {
+	if len(fields) == 0 {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := hashKey(l.tag, l.gen.name)
+	var added []*redis.IntCmd
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for len(fields) > 0 {
+			n := min(len(fields), 2*loadChunk)
+			added = append(added, p.HSet(ctx, key, fields[:n]...))
+			fields = fields[n:]
+		}
+		p.PExpire(ctx, key, unfinishedTTL)
+		return nil
+	})
+	if err != nil {
+		return away(err)
+	}
+	for _, a := range added {
+		l.fields += a.Val()
+	}
+	return nil
+}
+
+// unitsLeft is the formula (a - b) - ledger's log, less what is promised to claims in
+// the backlog. The backlog is read last: what leaves it meanwhile is in neither.
+func (s *Shield) unitsLeft(ctx context.Context, sku *sale.SKU) (map[int]int64, error) {
+	stock, err := s.ledger.Stock(ctx, sku.Name)
+	if err != nil {
+		return nil, fmt.Errorf("deduct: stock of %s: %w", sku.Name, err)
+	}
+	left := make(map[int]int64)
+	for segment, st := range stock {
+		left[inFamily(segment, segmentsOf(sku))] += st.Available()
+	}
+	parked, err := s.parked(ctx, sku.Name)
+	if err != nil {
+		return nil, err
+	}
+	for segment := 0; segment < segmentsOf(sku) && parked > 0; segment++ {
+		n := min(parked, max(0, left[segment]))
+		left[segment] -= n
+		parked -= n
+	}
+	return left, nil
+}
+
+func (s *Shield) parked(ctx context.Context, sku string) (int64, error) {
+	if s.cfg.Parked == nil {
+		return 0, nil
+	}
+	n, err := s.cfg.Parked(ctx, sku)
+	if err != nil {
+		return 0, fmt.Errorf("deduct: backlog of %s: %w", sku, err)
+	}
+	return n, nil
+}
+
+// judgeCarried sorts what was tentative in the old generations into what the ledger
+// knows by now and what has to be carried over, to be settled or judged in the new one.
+func (s *Shield) judgeCarried(ctx context.Context, loads []*load) error {
+	for _, l := range loads {
+		var ids []sale.OrderID
+		batches := make(map[string]tentative, len(l.carry))
+		for token, rec := range l.carry {
+			t, err := decodeRecord(rec)
+			if err != nil {
+				s.log.Error("tentative batch dropped", "family", l.tag, "err", err)
+				delete(l.carry, token)
+				continue
+			}
+			batches[token] = t
+			for _, c := range t.claims {
+				ids = append(ids, c.id)
+			}
+		}
+		found, err := s.find(ctx, ids)
+		if err != nil {
+			return err
+		}
+		l.carriers = make(map[sale.OrderID]string)
+		for token, t := range batches {
+			open := false
+			for _, c := range t.claims {
+				if o, ok := found[c.id]; ok {
+					l.settled = append(l.settled, o)
+					continue
+				}
+				open = true
+				l.carried = append(l.carried, c)
+				l.carriers[c.id] = token
+			}
+			if !open {
+				delete(l.carry, token)
+			}
+		}
+	}
+	return nil
+}
+
+// find asks the ledger for the orders among the ids, some at a time.
+func (s *Shield) find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	found := make(map[sale.OrderID]sale.Order)
+	for len(ids) > 0 {
+		n := min(len(ids), 1000)
+		some, err := s.ledger.Find(ctx, ids[:n])
+		if err != nil {
+			return nil, fmt.Errorf("deduct: looking up tentative orders: %w", err)
+		}
+		for id, o := range some {
+			found[id] = o
+		}
+		ids = ids[n:]
+	}
+	return found, nil
+}
+
+// writeCarried writes the ids and buyers' units of carried batches, and of those that
+// the ledger committed while it was being read.
+func (s *Shield) writeCarried(ctx context.Context, sku *sale.SKU, l *load) error {
+	var fields []any
+	for _, o := range l.settled {
+		fields = append(fields, "o:"+string(o.ID[:]), "ledger")
+	}
+	units := make(map[string]int64)
+	for _, c := range l.carried {
+		fields = append(fields, "o:"+string(c.id[:]), l.carriers[c.id])
+		units[c.user] += c.quantity
+	}
+	if err := s.write(ctx, l, fields); err != nil {
+		return err
+	}
+	if sku.PerUserLimit == 0 || len(units)+len(l.settled) == 0 {
+		return nil
+	}
+	key := hashKey(l.tag, l.gen.name)
+	var first []*redis.BoolCmd
+	sums := make(map[string]*redis.IntCmd, len(units))
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i := range l.settled {
+			// A buyer whom the ledger did not name yet bought for the first time; of the
+			// others it is not known whether this order was counted.
+			if o := &l.settled[i]; o.Status.Live() {
+				first = append(first, p.HSetNX(ctx, key, "u:"+o.User, o.Quantity))
+			}
+		}
+		for u, n := range units {
+			sums[u] = p.HIncrBy(ctx, key, "u:"+u, n)
+		}
+		return nil
+	})
+	if err != nil {
+		return away(err)
+	}
+	for _, f := range first {
+		if f.Val() {
+			l.fields++
+		}
+	}
+	for u, n := range units {
+		if sums[u].Val() == n { // the field is new: those written before are never 0
+			l.fields++
+		}
+	}
+	return nil
+}
