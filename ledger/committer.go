@@ -16,11 +16,8 @@ type job struct {
 	sku *sale.SKU
 	// parts are the calls the claims came with, in the order of their arrival.
 	parts []part
-	// at is the time of reservation, kept over all attempts so that an order of an
-	// earlier one is recognised.
+	// at is the time of reservation.
 	at int64
-	// unsure says that an earlier attempt may have been committed.
-	unsure bool
 }
 
 // part is the claims of one call.
@@ -55,6 +52,9 @@ type committer struct {
 	used time.Time // when conn was last known to be good
 	step int64     // distance of neighbouring outbox ids
 	text *script   // reused from group to group
+	// offered is the mark of the transaction that was sent last; nil: it wrote nothing.
+	offered *attemptMark
+	refusal error // why run did not succeed
 	// started is when the group at hand was taken, deadline when it is not tried again.
 	started, deadline time.Time
 	// failure is why the last attempt to connect failed, and when.
@@ -136,13 +136,10 @@ func hasAnySegment(asks []ask) bool {
 	return slices.ContainsFunc(asks, func(a ask) bool { return a.segment == anySegment })
 }
 
-// joinJobs brings jobs of the same SKU together, unless one of them may have been
-// committed already: its time must stay its own.
+// joinJobs brings jobs of the same SKU together.
 func joinJobs(jobs, more []*job) []*job {
 	for _, m := range more {
-		i := slices.IndexFunc(jobs, func(j *job) bool {
-			return j.sku.Name == m.sku.Name && !j.unsure && !m.unsure
-		})
+		i := slices.IndexFunc(jobs, func(j *job) bool { return j.sku.Name == m.sku.Name })
 		if i < 0 {
 			jobs = append(jobs, m)
 			continue

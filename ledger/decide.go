@@ -13,9 +13,6 @@ type knowledge struct {
 	orders map[sale.OrderID]sale.Order
 	units  map[string]int64 // units of buyers' live orders; used where the SKU has a limit
 	stock  []segmentStock   // by segment
-	// ours is the time of an earlier attempt with the same claims whose outcome is
-	// unknown, else 0: an order reserved then is that attempt's, not a repeat.
-	ours int64
 }
 
 // segmentStock is one stock row.
@@ -46,7 +43,7 @@ func decide(now int64, k *knowledge, asks []ask) ruling {
 	for i := range asks {
 		c := asks[i].claim
 		if o, ok := k.orders[c.ID]; ok {
-			r.verdicts[i] = k.verdictOnRepeat(c, &o)
+			r.verdicts[i] = repeat(c, &o)
 			continue
 		}
 		if o := fresh[c.ID]; o != nil {
@@ -90,14 +87,6 @@ func decide(now int64, k *knowledge, asks []ask) ruling {
 		}
 	}
 	return r
-}
-
-func (k *knowledge) verdictOnRepeat(c *sale.Claim, o *sale.Order) sale.Verdict {
-	v := repeat(c, o)
-	if v.Outcome == sale.Duplicate && k.ours != 0 && o.ReservedAt == k.ours {
-		v.Outcome = sale.Reserved
-	}
-	return v
 }
 
 // repeat is the verdict on a claim whose order id has an order already.

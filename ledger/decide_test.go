@@ -160,22 +160,6 @@ func checkRuling(t *rapid.T, k *knowledge, r *ruling, placed map[int]int64) {
 	}
 }
 
-func TestDecideOwnAttempt(t *testing.T) {
-	sku := &sale.SKU{Name: "s", State: sale.StateClosed, PayWithin: 1}
-	mine, theirs := claim(sku, "a", "1", 1), claim(sku, "b", "1", 1)
-	k := &knowledge{sku: sku, ours: 500, orders: map[sale.OrderID]sale.Order{
-		mine.ID: sale.NewOrder(mine, sku, 0, 500), theirs.ID: sale.NewOrder(theirs, sku, 0, 499),
-	}}
-	// The first attempt was committed, so its order stands although the sale is closed.
-	r := decide(500, k, []ask{{claim: mine}, {claim: theirs}})
-	if r.verdicts[0].Outcome != sale.Reserved || r.verdicts[0].Order == nil || r.verdicts[1].Outcome != sale.Duplicate {
-		t.Fatalf("%+v", r.verdicts)
-	}
-	if len(r.orders) != 0 {
-		t.Fatal("what is there already would be written again")
-	}
-}
-
 func TestDecideUnknownSKU(t *testing.T) {
 	sku := &sale.SKU{Name: "s"}
 	r := decide(1, &knowledge{}, []ask{{claim: claim(sku, "a", "1", 1)}})

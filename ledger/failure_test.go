@@ -92,9 +92,9 @@ func TestUnknownOutcomeOfManySKUs(t *testing.T) {
 	b.checkInvariants()
 }
 
-// TestOldSessionCannotCommitBehindOurBack cuts a committer off while the server still
+// TestCutWhileWaitingForARow cuts a committer off while the server still
 // holds its packet behind a locked row. What the new connection decides must be final.
-func TestOldSessionCannotCommitBehindOurBack(t *testing.T) {
+func TestCutWhileWaitingForARow(t *testing.T) {
 	b, p := proxied(t)
 	db := b.open()
 	sku := b.sku("shoe", 1, 0)
@@ -117,6 +117,44 @@ func TestOldSessionCannotCommitBehindOurBack(t *testing.T) {
 	if n := b.number("SELECT COUNT(*) FROM orders"); n != 0 {
 		t.Fatalf("%d orders of a claim that was refused", n)
 	}
+}
+
+// TestFence: whoever holds a committer's name has ended all earlier connections of it,
+// so nothing that is still on its way on one of them can be committed later.
+func TestFence(t *testing.T) {
+	b := mariaBed(t)
+	db := b.open()
+	old, err := db.sql.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = old.Close() }()
+	other, err := db.sql.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	fresh, err := db.sql.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer discard(fresh)
+	d := mysqlDialect{}
+	for conn, name := range map[*sql.Conn]string{old: "a", other: "b"} {
+		if _, err := d.hold(t.Context(), conn, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if step, err := d.hold(t.Context(), fresh, "a"); err != nil || step != 1 {
+		t.Fatal(step, err)
+	}
+	if _, err := old.ExecContext(t.Context(), "COMMIT"); err == nil {
+		t.Error("the old connection still lives")
+	}
+	if _, err := other.ExecContext(t.Context(), "COMMIT"); err != nil {
+		t.Errorf("another committer's connection was ended: %v", err)
+	}
+	discard(other)
 }
 
 // rowLock is somebody else's transaction that holds a stock row.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"flashgate/sale"
 )
@@ -18,42 +17,19 @@ import (
 // none of them can hold up the others.
 func (c *committer) commitLocked(jobs []*job) {
 	slices.SortStableFunc(jobs, func(a, b *job) int { return strings.Compare(a.sku.Name, b.sku.Name) })
-	shared, again := distinct(jobs)
-	if len(shared) > 1 {
-		switch c.runLocked(shared, 3) {
-		case settled, gaveUp:
-			shared = nil
-		}
-	}
-	for _, j := range append(shared, again...) {
-		c.commitAlone(j)
-	}
-}
-
-// distinct splits off the jobs of SKUs that occur a second time.
-func distinct(jobs []*job) (first, again []*job) {
-	for i, j := range jobs {
-		if i > 0 && jobs[i-1].sku.Name == j.sku.Name {
-			again = append(again, j)
-			continue
-		}
-		first = append(first, j)
-	}
-	return first, again
-}
-
-// commitAlone decides one SKU's claims in a transaction of their own.
-func (c *committer) commitAlone(j *job) {
-	for {
-		switch c.runLocked([]*job{j}, maxContended) {
+	if len(jobs) > 1 {
+		switch c.runLocked(jobs, 3) {
 		case settled, gaveUp:
 			return
 		}
-		if !j.unsure || time.Now().After(c.deadline) {
-			break
+	}
+	for _, j := range jobs {
+		switch c.runLocked([]*job{j}, maxContended) {
+		case settled, gaveUp:
+		default:
+			j.fail(fmt.Errorf("SKU %s could not be decided: %w", j.sku.Name, c.refusal))
 		}
 	}
-	j.fail(fmt.Errorf("SKU %s could not be decided; the last failure was: %w", j.sku.Name, c.db.Err()))
 }
 
 // runLocked tries a locked transaction of the jobs. A constraint may refuse it when
@@ -156,10 +132,7 @@ func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 	appendStockRead(s, jobs, c.db.dialect.forUpdate())
 	appendSKUsRead(s, jobs)
 
-	k := make([]*knowledge, len(jobs))
-	for i := range jobs {
-		k[i] = newKnowledge(jobs[i])
-	}
+	k := newKnowledge(jobs)
 	index := indexJobs(jobs)
 	found := make(map[sale.OrderID]sale.Order)
 	err := c.db.dialect.query(context.Background(), c.conn, s,

@@ -49,26 +49,27 @@ type ending uint8
 const (
 	settled  ending = iota // committed
 	refused                // a constraint said no; rolled back
-	isolated               // too contended, refused for another reason, or unsure: decide under locks
+	isolated               // rolled back for another reason: decide under locks, SKU by SKU
 	gaveUp                 // the jobs were answered with an error
 )
 
 // run executes a transaction, which attempt writes to the end, until its outcome is
-// known. After an attempt whose outcome is unknown the jobs are marked unsure and go
-// to the locked path, which recognises what is already there.
+// known.
 func (c *committer) run(jobs []*job, attempt func() error) ending {
 	for try := 1; ; try++ {
 		if err := c.connect(); err != nil {
-			if c.mayWait(jobs) {
+			if c.mayWait() {
 				continue
 			}
 			failAll(jobs, err)
 			return gaveUp
 		}
+		c.offered = nil
 		// Other writers hold their turns for as long as one transaction takes.
 		_ = c.db.takeTurn(context.Background())
 		err := attempt()
 		c.db.leaveTurn()
+		c.refusal = err
 		switch c.db.dialect.classify(err) {
 		case noFailure:
 			return settled
@@ -90,12 +91,15 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 		case outcomeOff:
 			c.drop()
 			c.db.noteErr(err)
-			c.db.log.Warn("the outcome of a commit is unknown; offering the same orders again", "error", err)
-			c.db.metrics.retries.WithLabelValues("unknown").Inc()
-			for _, j := range jobs {
-				j.unsure = true
+			switch done, err := c.learn(); {
+			case err != nil:
+				failAll(jobs, err)
+				return gaveUp
+			case done:
+				return settled
+			case try >= maxContended || time.Now().After(c.deadline):
+				return isolated
 			}
-			return isolated
 		case otherwise:
 			c.undo()
 			c.db.noteErr(err)
@@ -105,17 +109,37 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 	}
 }
 
-// mayWait sleeps a little and reports true while the jobs may still wait for the
-// database: those whose outcome is unknown until the group's deadline, the others,
-// which have lost nothing by hearing of it, only for a blink.
-func (c *committer) mayWait(jobs []*job) bool {
-	until := c.started.Add(blink)
-	for _, j := range jobs {
-		if j.unsure {
-			until = c.deadline
-		}
+// learn finds out whether the transaction that was sent last has been committed. It
+// looks on a new connection, before which the old one can commit nothing any more: so
+// what it finds is final. The error says that the database cannot be asked.
+func (c *committer) learn() (committed bool, err error) {
+	c.db.metrics.retries.WithLabelValues("unknown").Inc()
+	c.db.log.Warn("the outcome of a transaction is unknown", "error", c.refusal)
+	until := time.Now().Add(c.db.cfg.RetryFor / 2)
+	if c.deadline.After(until) {
+		until = c.deadline
 	}
-	if time.Now().After(until) {
+	for {
+		if err = c.connect(); err == nil {
+			if c.offered == nil {
+				return false, nil
+			}
+			if committed, err = c.offered.committed(c.db, c.conn); err == nil {
+				return committed, nil
+			}
+			c.drop()
+		}
+		if time.Now().After(until) {
+			return false, err
+		}
+		time.Sleep(connectPause)
+	}
+}
+
+// mayWait sleeps a little and reports true while a group that has lost nothing may
+// wait for a connection.
+func (c *committer) mayWait() bool {
+	if time.Since(c.started) > blink {
 		return false
 	}
 	time.Sleep(connectPause)
@@ -200,7 +224,7 @@ func (c *committer) write(g *optimisticGroup) error {
 // have been deleted they are put back.
 func (c *committer) execute(w *writes) error {
 	w.acked = c.db.acks.take(2 * ackChunk)
-	w.append(c.text)
+	c.offered = w.append(c.text)
 	if err := c.db.dialect.exec(context.Background(), c.conn, c.text); err != nil {
 		c.db.acks.put(w.acked)
 		return err
@@ -221,12 +245,9 @@ func (c *committer) diagnose(jobs []*job) (offenders, rest []*job) {
 	if len(jobs) == 1 {
 		return jobs, nil
 	}
-	k := make([]*knowledge, len(jobs))
+	k := newKnowledge(jobs)
 	versions := make(map[stockKey]int64)
 	s := newScript(c.db.dialect)
-	for i := range jobs {
-		k[i] = newKnowledge(jobs[i])
-	}
 	appendOrdersRead(s, jobs, "")
 	appendBuyersRead(s, jobs, "")
 	appendStockRead(s, jobs, "")

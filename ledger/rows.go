@@ -14,10 +14,10 @@ type stockKey struct {
 	segment int
 }
 
-func newKnowledge(j *job) *knowledge {
-	k := &knowledge{units: make(map[string]int64)}
-	if j.unsure {
-		k.ours = j.at
+func newKnowledge(jobs []*job) []*knowledge {
+	k := make([]*knowledge, len(jobs))
+	for i := range k {
+		k[i] = &knowledge{units: make(map[string]int64)}
 	}
 	return k
 }

@@ -3,7 +3,10 @@ package ledger
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/rand"
+	"database/sql"
+	"maps"
 	"slices"
 
 	"flashgate/sale"
@@ -87,13 +90,14 @@ func (w *writes) sort() (repeated bool) {
 }
 
 // append writes the statements, and the COMMIT directly behind the stock rows: those
-// are what all buyers of a SKU wait for.
-func (w *writes) append(s *script) {
+// are what all buyers of a SKU wait for. It returns the mark by which the transaction
+// is found when its outcome is unknown.
+func (w *writes) append(s *script) *attemptMark {
 	w.appendOrders(s)
 	w.appendBuyers(s)
 	appendDeleteOutbox(s, w.acked)
 	appendInsertOutbox(s, w.outbox)
-	w.appendDue(s)
+	mark := w.appendDue(s)
 	if len(w.taken) > 0 {
 		s.dialect.takeStock(s, w.taken)
 	}
@@ -101,6 +105,28 @@ func (w *writes) append(s *script) {
 		s.dialect.settleStock(s, w.settled)
 	}
 	s.statement("COMMIT")
+	return mark
+}
+
+// attemptMark names a transaction by a row of the due list that only it can have made.
+type attemptMark struct {
+	payBy int64
+	slot  [8]byte
+	order *sale.Order // one of its orders
+}
+
+// committed reports whether the marked transaction was committed. The row is deleted
+// only when its orders expire; where that may have happened in between, the time of
+// reservation tells.
+func (m *attemptMark) committed(db *DB, conn *sql.Conn) (bool, error) {
+	ctx := context.Background()
+	var n int
+	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM due WHERE pay_by = ? AND slot = ?", m.payBy, m.slot[:]).Scan(&n)
+	if err != nil || n > 0 || db.Now() < m.payBy {
+		return n > 0, err
+	}
+	err = conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM orders WHERE order_id = ? AND reserved_at = ?", m.order.ID[:], m.order.ReservedAt).Scan(&n)
+	return n > 0, err
 }
 
 func (w *writes) appendOrders(s *script) {
@@ -160,32 +186,30 @@ func (w *writes) appendBuyers(s *script) {
 }
 
 // appendDue writes one row per time at which orders of this transaction fall due:
-// most often one in all, so that finding what is due costs an order 16 bytes.
-func (w *writes) appendDue(s *script) {
+// most often one in all, so that finding what is due costs an order 16 bytes. The mark
+// is of the latest.
+func (w *writes) appendDue(s *script) *attemptMark {
+	if len(w.orders) == 0 {
+		return nil
+	}
 	byTime := make(map[int64][]byte)
+	mark := &attemptMark{order: w.orders[0]}
 	for _, o := range w.orders {
 		byTime[o.PayBy] = append(byTime[o.PayBy], o.ID[:]...)
 	}
-	if len(byTime) == 0 {
-		return
-	}
-	times := make([]int64, 0, len(byTime))
-	for at := range byTime {
-		times = append(times, at)
-	}
-	slices.Sort(times)
 	s.raw("INSERT INTO due (pay_by,slot,ids) VALUES ")
-	var slot [8]byte
-	for i, at := range times {
-		_, _ = rand.Read(slot[:])
+	for i, at := range slices.Sorted(maps.Keys(byTime)) {
+		mark.payBy = at
+		_, _ = rand.Read(mark.slot[:])
 		s.comma(i)
 		s.raw("(")
 		s.int(at)
 		s.raw(",")
-		s.bytes(slot[:])
+		s.bytes(mark.slot[:])
 		s.raw(",")
 		s.bytes(byTime[at])
 		s.raw(")")
 	}
 	s.end()
+	return mark
 }
