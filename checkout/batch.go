@@ -14,13 +14,14 @@ type batch struct {
 	sku      *sale.SKU
 	claims   []*sale.Claim
 	verdicts []sale.Verdict
-	deadline time.Time
+	due      time.Time // when the oldest claim has waited for long enough
+	asked    int64     // ledger ms, from before the shield was asked
 
 	open     []int // not yet judged
 	admitted []int // the shield took units for them, out of segments
 	segments []int
 	around   []int // go to the ledger without the shield
-	unsure   []int // the shield cannot say; the ledger decides
+	unsure   []int // the shield cannot say; the ledger decides. A verdict is the shield's word
 	refused  []int // refused, verdict set; those with a key may still be repeats
 
 	token   sale.BatchToken
@@ -35,7 +36,7 @@ func newBatch(claims []*sale.Claim, maxAge time.Duration) *batch {
 		b.open[i] = i
 		oldest = min(oldest, c.QueuedAt)
 	}
-	b.deadline = time.UnixMilli(oldest).Add(maxAge)
+	b.due = time.UnixMilli(oldest).Add(maxAge)
 	return b
 }
 
@@ -113,10 +114,18 @@ func (b *batch) allSoldOut() bool {
 func (b *batch) adopt(list []int, res sale.CommitResult, err error) {
 	for k, i := range list {
 		if err != nil {
-			b.verdicts[i] = failure(err)
+			b.unanswered(i, err)
 		} else {
 			b.verdicts[i] = res.Verdicts[k]
 		}
+	}
+}
+
+// unanswered ends a claim that the ledger gave no answer on. A refusal stands where
+// the claim cannot be a repeat.
+func (b *batch) unanswered(i int, err error) {
+	if b.claims[i].Keyed || b.verdicts[i].Outcome == sale.NoOutcome {
+		b.verdicts[i] = failure(err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -36,8 +37,8 @@ type Ledger interface {
 	// Find returns the orders that exist among the ids.
 	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
 	// FindExhausted does so for a SKU that is said to be sold out, and reports whether
-	// the ledger itself has nothing left of it. When it has, the orders are not
-	// looked up.
+	// the ledger itself has nothing left of it. Where it has something left, the orders
+	// are not looked up.
 	FindExhausted(ctx context.Context, sku string, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, exhausted bool, err error)
 }
 
@@ -78,7 +79,7 @@ type Config struct {
 	Rebuilders int
 	// LimitChecks is how many limit refusals a second are held against the ledger
 	// (repair rule d). Too low: a buyer whom the shield wrongs waits for a rebuild.
-	// Too high: buyers at their limit load the ledger.
+	// Too high: buyers at their limit load the ledger. Zero checks none.
 	LimitChecks float64
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
@@ -112,6 +113,8 @@ func New(cfg Config, deps Deps) (*Checkout, error) {
 		return nil, errors.New("checkout: max_age and verdict_ttl must be positive")
 	case cfg.SoldOutMin <= 0 || cfg.SoldOutMax < cfg.SoldOutMin:
 		return nil, errors.New("checkout: the sold-out memory needs 0 < min <= max")
+	case cfg.LimitChecks < 0:
+		return nil, errors.New("checkout: limit checks must not be negative")
 	case cfg.Rebuilders < 1:
 		return nil, errors.New("checkout: at least one rebuilder is needed")
 	case deps.Shield == nil || deps.Ledger == nil || deps.ShieldBreaker == nil || deps.LedgerBreaker == nil || deps.Around == nil:
@@ -121,7 +124,7 @@ func New(cfg Config, deps Deps) (*Checkout, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Checkout{cfg: cfg, Deps: deps, log: cfg.Logger,
-		limitChecks: rate.NewLimiter(rate.Limit(cfg.LimitChecks), max(1, int(cfg.LimitChecks)))}
+		limitChecks: rate.NewLimiter(rate.Limit(cfg.LimitChecks), int(math.Ceil(cfg.LimitChecks)))}
 	c.rebuilds.init()
 	if err := c.metrics.register(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("checkout: metrics: %w", err)
@@ -149,11 +152,6 @@ func (c *Checkout) Run(ctx context.Context) error {
 	}
 }
 
-// Distrusted is told when the shield came back after it had been away: what it holds
-// is older than what went around it meanwhile, so every SKU is loaded anew before its
-// batches go through it again.
-func (c *Checkout) Distrusted() { c.Shield.Distrust("", c.Ledger.Now()) }
-
 // Path says which way the SKU's claims take now: "shield" or "around".
 func (c *Checkout) Path(sku *sale.SKU) string {
 	if sku.Heat == sale.HeatCold || !c.ShieldBreaker.Usable() {
@@ -164,8 +162,11 @@ func (c *Checkout) Path(sku *sale.SKU) string {
 
 // Quiet tells the shield what it has not learnt yet of a SKU whose goroutine ends.
 func (c *Checkout) Quiet(ctx context.Context, name string) {
-	m := c.memoOf(name)
-	settled := m.take()
+	m, ok := c.memos.Load(name)
+	if !ok {
+		return
+	}
+	settled := m.(*memo).take()
 	if len(settled) == 0 {
 		return
 	}

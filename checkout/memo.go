@@ -12,12 +12,26 @@ import (
 // dropped stays tentative there until the reconciler confirms it.
 const maxLearned = 1024
 
+// The times of a memo.
+const (
+	// waryFor is how long after a contradiction a SKU's claims take the careful path:
+	// long enough for the shield to hear of it with a later batch.
+	waryFor = time.Second
+	// reloadPause and reloadShare bound how often suspicion alone has a shield loaded
+	// anew: loading sends every gateway's batches around it.
+	reloadPause = 5 * time.Second
+	reloadShare = 20
+)
+
 // memo is what a gateway remembers of a SKU between batches.
 type memo struct {
 	soldOut soldOut
+	wary    atomic.Int64 // Unix ns until which the careful path is taken
+	calm    atomic.Int64 // Unix ns until which suspicion does not have the shield loaded
 
 	mu      sync.Mutex
 	learned []sale.Settlement
+	gone    bool // swept: nothing may be added
 }
 
 func (c *Checkout) memoOf(name string) *memo {
@@ -29,7 +43,7 @@ func (c *Checkout) memoOf(name string) *memo {
 }
 
 // take hands over what the shield has to learn; a batch that could not deliver it
-// gives it back.
+// keeps it again.
 func (m *memo) take() []sale.Settlement {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -38,26 +52,46 @@ func (m *memo) take() []sale.Settlement {
 	return s
 }
 
-func (m *memo) add(s []sale.Settlement) {
+// keep remembers what the shield has to learn of a SKU.
+func (c *Checkout) keep(name string, s []sale.Settlement) {
+	for len(s) > 0 && !c.memoOf(name).add(s) {
+		// The memo was swept between finding and locking it; the next one is new.
+	}
+}
+
+func (m *memo) add(s []sale.Settlement) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.gone {
+		return false
+	}
 	m.learned = append(m.learned, s...)
 	if over := len(m.learned) - maxLearned; over > 0 {
 		m.learned = append([]sale.Settlement(nil), m.learned[over:]...)
 	}
+	return true
 }
 
-func (m *memo) giveBack(s []sale.Settlement) {
-	if len(s) > 0 {
-		m.add(s)
-	}
+func (m *memo) beWary(now time.Time)      { m.wary.Store(now.Add(waryFor).UnixNano()) }
+func (m *memo) isWary(now time.Time) bool { return now.UnixNano() < m.wary.Load() }
+
+// mayReload reports, to one caller in each pause, that the shield may be loaded anew.
+func (m *memo) mayReload(now time.Time) bool {
+	calm := m.calm.Load()
+	return now.UnixNano() >= calm && m.calm.CompareAndSwap(calm, now.Add(reloadPause).UnixNano())
 }
 
-// idle reports whether there is nothing worth remembering.
-func (m *memo) idle(now time.Time) bool {
+// loaded makes the pause after a load fit how long that took.
+func (m *memo) loaded(now time.Time, took time.Duration) {
+	m.calm.Store(now.Add(max(reloadPause, reloadShare*took)).UnixNano())
+}
+
+// forget marks a memo with nothing worth remembering as gone.
+func (m *memo) forget(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.learned) == 0 && !m.soldOut.recent(now)
+	m.gone = len(m.learned) == 0 && !m.soldOut.recent(now) && now.UnixNano() >= max(m.wary.Load(), m.calm.Load())
+	return m.gone
 }
 
 // sweep forgets SKUs that nobody asked for lately, so that memory follows what is on
@@ -65,8 +99,8 @@ func (m *memo) idle(now time.Time) bool {
 func (c *Checkout) sweep() {
 	now := time.Now()
 	c.memos.Range(func(k, v any) bool {
-		if v.(*memo).idle(now) {
-			c.memos.Delete(k)
+		if v.(*memo).forget(now) {
+			c.memos.CompareAndDelete(k, v)
 		}
 		return true
 	})

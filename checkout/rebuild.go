@@ -110,7 +110,9 @@ func (c *Checkout) load(ctx context.Context, name string) error {
 	if err := c.Shield.Rebuild(ctx, sku); err != nil {
 		return err
 	}
+	took := time.Since(began)
+	c.memoOf(name).loaded(time.Now(), took)
 	c.metrics.rebuilt.Inc()
-	c.log.Info("shield loaded", "sku", name, "took", time.Since(began))
+	c.log.Info("shield loaded", "sku", name, "took", took)
 	return nil
 }

@@ -13,34 +13,45 @@ import (
 // admitted as soon as the SKU's next batch may enter the shield.
 func (c *Checkout) Settle(ctx context.Context, name string, claims []*sale.Claim, admitted func()) []sale.Verdict {
 	b := newBatch(claims, c.cfg.MaxAge)
-	ctx, cancel := context.WithDeadline(ctx, b.deadline)
+	// Calls to a dependency that cannot be in time would count against it, so even a
+	// batch whose oldest claim is as old as it may be gets a while for them.
+	ctx, cancel := context.WithDeadline(ctx, b.due.Add(c.cfg.MaxAge/8))
 	defer cancel()
 
+	if err := c.judge(ctx, name, b); err != nil {
+		b.fail(err)
+	}
+	admitted()
+	var wg sync.WaitGroup
+	if len(b.admitted)+len(b.around) > 0 {
+		wg.Go(func() { c.commit(ctx, b) })
+	}
+	c.lookUp(ctx, b)
+	wg.Wait()
+	c.decideUnsure(ctx, b)
+	c.learn(b)
+	c.count(b)
+	return b.verdicts
+}
+
+// judge has every claim refused, admitted, sent around, or left unsure. An error means
+// that nothing can be done for any of them.
+func (c *Checkout) judge(ctx context.Context, name string, b *batch) error {
 	sku, err := c.Ledger.SKU(ctx, name)
 	if err != nil {
-		return b.fail(err)
+		return err
 	}
 	b.sku = sku
 	if !c.LedgerBreaker.Usable() {
 		// Without the ledger nobody can be told yes: no units are taken for nothing.
-		return b.fail(sale.ErrUnavailable)
+		return sale.ErrUnavailable
 	}
 	c.refuseByState(b)
 	c.refuseFromMemory(ctx, b)
 	if len(b.open) > 0 && !c.throughShield(ctx, b) {
 		c.aroundShield(ctx, b)
 	}
-	admitted()
-
-	var wg sync.WaitGroup
-	if len(b.unsure) > 0 || len(b.refused) > 0 {
-		wg.Go(func() { c.decideUnsure(ctx, b) })
-	}
-	c.commit(ctx, b)
-	wg.Wait()
-	c.learn(b)
-	c.count(b)
-	return b.verdicts
+	return nil
 }
 
 // refuseByState refuses what the sale's state does not allow. The ledger checks the
@@ -92,13 +103,14 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 	}
 	m := c.memoOf(b.sku.Name)
 	settled := m.take()
+	b.asked = c.Ledger.Now()
 	var d sale.Deduction
 	err := c.ShieldBreaker.Do(ctx, func(ctx context.Context) (err error) {
 		d, err = c.Shield.Deduct(ctx, b.sku, b.openClaims(), settled)
 		return err
 	})
 	if err != nil {
-		m.giveBack(settled)
+		c.keep(b.sku.Name, settled)
 		return false
 	}
 	if !d.Loaded {
@@ -115,6 +127,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 			b.unsure = append(b.unsure, i)
 		case sale.ShieldLimit:
 			if c.limitChecks.Allow() {
+				b.verdicts[i] = sale.Verdict{Outcome: sale.LimitReached}
 				b.unsure = append(b.unsure, i)
 				break
 			}
@@ -135,7 +148,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 
 // aroundShield lets the open claims pass at the pace that the ledger can bear.
 func (c *Checkout) aroundShield(ctx context.Context, b *batch) {
-	if err := c.Around.Wait(ctx, len(b.open), b.deadline); err != nil {
+	if err := c.Around.Wait(ctx, len(b.open), b.due); err != nil {
 		for _, i := range b.takeOpen() {
 			b.verdicts[i] = failure(err)
 		}
@@ -146,69 +159,115 @@ func (c *Checkout) aroundShield(ctx context.Context, b *batch) {
 
 // commit has the ledger decide what the shield admitted, or what came around it.
 func (c *Checkout) commit(ctx context.Context, b *batch) {
+	m := c.memoOf(b.sku.Name)
 	if len(b.admitted) > 0 {
-		res, offered, err := c.ask(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.admitted), Segments: b.segments})
+		res, offered, err := c.ask(ctx, sale.CommitBatch{
+			SKU: b.sku, Claims: b.pick(b.admitted), Segments: b.segments, LockFirst: m.isWary(time.Now()),
+		})
 		b.settled = err == nil || !offered
 		b.left = res.Left
 		b.adopt(b.admitted, res, err)
+		c.noteLeft(m, res)
 		if res.Contradicted {
-			c.metrics.contradicted.Inc()
-			c.Shield.Distrust(b.sku.Name, c.Ledger.Now())
-			c.rebuilds.want(b.sku.Name)
+			c.contradicted(m, b)
 		}
 	}
 	if len(b.around) > 0 {
 		c.metrics.around.Add(float64(len(b.around)))
 		res, _, err := c.ask(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.around), LockFirst: true})
 		b.adopt(b.around, res, err)
-		c.noteStock(b.sku.Name, res)
+		c.noteStock(m, res)
 	}
 }
 
-// decideUnsure settles what the shield could not: ids it has seen, and refusals of
-// claims with a key, which may be repeats of orders that exist. One read answers all
-// repeats; what the shield saw and the ledger does not know is decided there.
-func (c *Checkout) decideUnsure(ctx context.Context, b *batch) {
+// contradicted is called when the ledger refused what the shield had admitted. What
+// the batch got wrong is mended by its settlement; until the shield has heard of it,
+// the SKU's claims take the ledger's careful path, where a refusal does not roll back
+// the claims of others.
+func (c *Checkout) contradicted(m *memo, b *batch) {
+	c.metrics.contradicted.Inc()
+	m.beWary(time.Now())
+	for _, i := range b.admitted {
+		switch v := b.verdicts[i]; v.Outcome {
+		case sale.LimitReached:
+			c.suspect(m, b, "it admitted a buyer over the limit")
+			return
+		case sale.Duplicate:
+			// An order made after the shield was asked, by another gateway that got the
+			// same claim, is nothing the shield could have known.
+			if v.Order.ReservedAt < b.asked {
+				c.suspect(m, b, "it admitted an order that exists")
+				return
+			}
+		}
+	}
+}
+
+// suspect has the shield loaded anew because it has forgotten, or made up, what buyers
+// hold. Only the copy that was asked is distrusted, not one that was loaded since; and
+// not more often than loading is worth, so that neither a buyer nor two gateways can
+// keep a SKU's shield from serving.
+func (c *Checkout) suspect(m *memo, b *batch, why string) {
+	if !m.mayReload(time.Now()) {
+		return
+	}
+	c.log.Warn("shield distrusted", "sku", b.sku.Name, "why", why)
+	c.Shield.Distrust(b.sku.Name, b.asked)
+	c.rebuilds.want(b.sku.Name)
+}
+
+// lookUp asks the ledger, beside the commit and in one read, for the orders of claims
+// that may be repeats: ids the shield has seen, and refusals of claims with a key.
+func (c *Checkout) lookUp(ctx context.Context, b *batch) {
 	ids := b.keyed(b.refused)
 	for _, i := range b.unsure {
 		ids = append(ids, b.claims[i].ID)
 	}
-	var found map[sale.OrderID]sale.Order
-	if len(ids) > 0 {
-		err := c.LedgerBreaker.Do(ctx, func(ctx context.Context) (err error) {
-			found, err = c.findRefused(ctx, b, ids)
-			return err
-		})
-		if err != nil {
-			for _, i := range b.unsure {
-				b.verdicts[i] = failure(err)
-			}
-			for _, i := range b.refused {
-				if b.claims[i].Keyed {
-					b.verdicts[i] = failure(err)
-				}
-			}
-			return
-		}
-	}
-	for _, i := range b.refused {
-		b.repeat(i, found)
-	}
-	open := b.unsure[:0]
-	for _, i := range b.unsure {
-		if !b.repeat(i, found) {
-			open = append(open, i)
-		}
-	}
-	if len(open) == 0 {
+	if len(ids) == 0 {
 		return
 	}
-	res, _, err := c.ask(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(open), LockFirst: true})
-	b.adopt(open, res, err)
-	if err == nil && anyReserved(res) {
-		// The shield held against these buyers what the ledger does not know of.
-		c.Shield.Distrust(b.sku.Name, c.Ledger.Now())
-		c.rebuilds.want(b.sku.Name)
+	var found map[sale.OrderID]sale.Order
+	err := c.LedgerBreaker.Do(ctx, func(ctx context.Context) (err error) {
+		found, err = c.findRefused(ctx, b, ids)
+		return err
+	})
+	for _, i := range b.refused {
+		if err != nil {
+			b.unanswered(i, err)
+		} else {
+			b.repeat(i, found)
+		}
+	}
+	unsure := b.unsure
+	b.unsure = nil
+	for _, i := range unsure {
+		if err != nil {
+			b.unanswered(i, err)
+		} else if !b.repeat(i, found) {
+			b.unsure = append(b.unsure, i)
+		}
+	}
+}
+
+// decideUnsure has the ledger decide what the shield cannot and no order answers. It
+// comes after the commit, so that of two claims with one id in a batch the first wins.
+func (c *Checkout) decideUnsure(ctx context.Context, b *batch) {
+	if len(b.unsure) == 0 {
+		return
+	}
+	m := c.memoOf(b.sku.Name)
+	limited := make([]bool, len(b.unsure))
+	for k, i := range b.unsure {
+		limited[k] = b.verdicts[i].Outcome == sale.LimitReached
+	}
+	res, _, err := c.ask(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.unsure), LockFirst: true})
+	b.adopt(b.unsure, res, err)
+	c.noteStock(m, res)
+	for k, i := range b.unsure {
+		if limited[k] && b.verdicts[i].Outcome == sale.Reserved {
+			c.suspect(m, b, "it held units against a buyer who has none")
+			return
+		}
 	}
 }
 
@@ -235,8 +294,8 @@ func (c *Checkout) ask(ctx context.Context, cb sale.CommitBatch) (res sale.Commi
 	return res, offered, err
 }
 
-// noteStock remembers what the ledger said is left.
-func (c *Checkout) noteStock(name string, res sale.CommitResult) {
+// noteLeft remembers what the ledger said is left where it refused for stock.
+func (c *Checkout) noteLeft(m *memo, res sale.CommitResult) {
 	if res.Left == nil {
 		return
 	}
@@ -245,8 +304,19 @@ func (c *Checkout) noteStock(name string, res sale.CommitResult) {
 		left += n
 	}
 	if left < 1 {
-		c.memoOf(name).soldOut.note(time.Now(), c.cfg.SoldOutMin, c.cfg.SoldOutMax)
+		m.soldOut.note(time.Now(), c.cfg.SoldOutMin, c.cfg.SoldOutMax)
+	} else {
+		m.soldOut.clear()
 	}
+}
+
+// noteStock does so for claims that came without the shield's word: that the ledger
+// had what they asked for is news.
+func (c *Checkout) noteStock(m *memo, res sale.CommitResult) {
+	if res.Left == nil && anyReserved(res) {
+		m.soldOut.clear()
+	}
+	c.noteLeft(m, res)
 }
 
 // learn keeps what the shield is to hear with the SKU's next batch. When it is not
@@ -255,7 +325,7 @@ func (c *Checkout) learn(b *batch) {
 	if len(b.admitted) == 0 || !b.settled {
 		return
 	}
-	c.memoOf(b.sku.Name).add(b.settlements())
+	c.keep(b.sku.Name, b.settlements())
 }
 
 func (c *Checkout) count(b *batch) {
