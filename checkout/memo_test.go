@@ -231,6 +231,23 @@ func TestSoldOutFromMemory(t *testing.T) {
 		if passed < 1 || passed > 2 {
 			t.Errorf("%d claims passed within a second after a probe that was lost, want one per 500 ms", passed)
 		}
+		// Stock came back, and went at once: looks that find nothing while the last one
+		// still counts do not make it count for longer.
+		w.shield.deduct = w.answers("")
+		w.settle(t, claims("c"))
+		w.shield.deduct = w.answers("-")
+		w.ledger.exhausted = true
+		for range 50 {
+			w.settle(t, claims("D"))
+			pass(10 * time.Millisecond)
+		}
+		began := time.Now()
+		for w.SoldOut("s") {
+			pass(time.Millisecond)
+		}
+		if took := time.Since(began); took > 201*time.Millisecond {
+			t.Errorf("after looks in quick succession the next came after %s, want 200ms", took)
+		}
 		// Stock came back.
 		w.shield.deduct = w.answers("")
 		if got := w.settle(t, claims("c")); got != "R" || w.SoldOut("s") {

@@ -147,7 +147,7 @@ func TestLateBatchesGetTimeForTheirCalls(t *testing.T) {
 		cs = claims("ab")
 		due := time.Now().Add(8 * time.Second)
 		pass(time.Second)
-		w.settle(t, cs)
+		w.settle(t, append(claims("c"), append(cs, claims("d")...)...))
 		if !w.throttle.deadline.Equal(due) {
 			t.Errorf("the throttle's deadline is %s after the claims' time, want 0s", w.throttle.deadline.Sub(due))
 		}
