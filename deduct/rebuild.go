@@ -166,7 +166,7 @@ func (s *Shield) begin(ctx context.Context, v *view, sku *sale.SKU, segment int)
 		case "moved":
 			continue
 		}
-		l.fields = 1 // the script's own
+		l.fields = 2 // the script's own
 		l.carry = make(map[string]string)
 		for i := 1; i+1 < len(reply); i += 2 {
 			l.carry[reply[i]] = reply[i+1]

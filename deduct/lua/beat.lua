@@ -5,7 +5,7 @@ if call('HGET', KEYS[1], 'g') ~= ARGV[1] or call('HEXISTS', KEYS[2], 'b') == 0 t
   return 0
 end
 local time = call('TIME')
-call('HSET', KEYS[1], 'at', string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
+call('HSET', KEYS[1], 'at', string.format('%d', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
 call('PEXPIRE', KEYS[1], ARGV[2])
 call('PEXPIRE', KEYS[2], ARGV[2])
 return 1

@@ -19,9 +19,11 @@ if at and now - tonumber(at) < tonumber(ARGV[3]) then
   return {'busy'}
 end
 call('DEL', KEYS[2])
-call('HSET', KEYS[2], 'g', ARGV[2], 'at', string.format('%.0f', now))
+call('HSET', KEYS[2], 'g', ARGV[2], 'at', string.format('%d', now))
 call('PEXPIRE', KEYS[2], ARGV[4])
-call('HSET', KEYS[5], 'b', ARGV[2])
+-- A value of more than 64 bytes makes Redis keep the hash as a table from the start: as a
+-- list, which it would be up to 128 fields, every field of a batch is searched for.
+call('HSET', KEYS[5], 'b', ARGV[2], 'wide', string.rep('-', 65))
 call('PEXPIRE', KEYS[5], ARGV[4])
 local out = {'begun'}
 if ARGV[1] ~= '' then

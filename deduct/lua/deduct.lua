@@ -95,7 +95,7 @@ if settlements > 0 then
           eid, etok = nil, nil
         end
         if u then
-          put(uf, (eid and eid .. etok or '') .. string.format('%.0f', u))
+          put(uf, (eid and eid .. etok or '') .. string.format('%d', u))
         end
       end
     end
@@ -114,7 +114,7 @@ if settlements > 0 then
     end
     if left ~= before then
       set[#set + 1] = 'l'
-      set[#set + 1] = string.format('%.0f', left)
+      set[#set + 1] = string.format('%d', left)
     end
     if #set > 0 then
       call('HSET', h, unpack(set))
@@ -223,7 +223,7 @@ else
           end
         end
         u = u + q
-        local x = sub(blob, 16 * i - 12, 16 * i + 3) .. token .. (digits[u] or string.format('%.0f', u))
+        local x = sub(blob, 16 * i - 12, 16 * i + 3) .. token .. (digits[u] or string.format('%d', u))
         w[k + 1] = uf
         w[k + 2] = x
         k = k + 2
@@ -241,7 +241,7 @@ if k > 2 then
   -- short never leaves units taken by nobody.
   local now = call('TIME')
   call('HSET', t, token, now[1] .. sub('00000' .. now[2], -6, -4) .. blob .. said)
-  w[1], w[2] = 'l', left
+  w[1], w[2] = 'l', string.format('%d', left)
   call('HSET', h, unpack(w))
 end
 return {1, left, said}
