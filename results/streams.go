@@ -78,9 +78,9 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			Subjects:    []string{backlogPrefix + "*"},
 			Storage:     jetstream.FileStorage,
 			Replicas:    cfg.Replicas,
-			// A claim leaves when the drainer acknowledges it, and a full backlog
-			// refuses the new one: a parked claim is never pushed out.
-			Retention:  jetstream.WorkQueuePolicy,
+			// A claim leaves when the drainer deletes it, and a full backlog refuses the
+			// new one: a parked claim is never pushed out.
+			Retention:  jetstream.LimitsPolicy,
 			Discard:    jetstream.DiscardNew,
 			MaxMsgs:    cfg.BacklogCapacity,
 			Duplicates: duplicateWindow,

@@ -1,0 +1,296 @@
+package results
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"flashgate/sale"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// readPage is how many messages are read at a time.
+	readPage = 2048
+	// drainSKUs is how many SKUs are settled at the same time.
+	drainSKUs = 8
+	// staleAfter is how long what was read may wait to be settled. It is shorter than a
+	// lease lives: a drainer that was frozen for longer than its lease reads anew, and
+	// no longer finds what its successor has settled.
+	staleAfter = 2 * time.Second
+	// askTimeout bounds each call to the stream.
+	askTimeout = 3 * time.Second
+)
+
+// Settle decides claims of one SKU for good, in their order. Nil means that each of
+// them has its end, which the caller of a Drain tells to whom it concerns; an error
+// that none may have: they are offered again.
+type Settle func(ctx context.Context, sku string, claims []sale.Parked) error
+
+// Drain settles what is parked, in stream order per SKU, until nothing is left or
+// something fails; it is the body of a leased job.
+//
+// There is no consumer that remembers how far it got: what is in the stream is what is
+// not settled, and the drainer deletes what it has settled, up to the last sequence of
+// its batch, by the SKU's subject. An acknowledging consumer would redeliver, after a
+// failure, behind claims that came later; and its state could get lost. A drainer that
+// dies between settling and deleting leaves claims that are settled again, which the
+// ledger's primary key answers with the orders that exist. A drainer only deletes what
+// it has settled itself, so that one that lost its lease without noticing (it was
+// frozen) deletes nothing that is not in the ledger; it needs no fencing.
+func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
+	stream, err := b.stream(ctx)
+	if err != nil {
+		return err
+	}
+	if stream.CachedInfo().State.Msgs == 0 {
+		return nil
+	}
+	d := &drain{backlog: b, stream: stream, settle: settle, stuck: make(map[string]error)}
+	err = b.read(ctx, jetstream.ConsumerConfig{}, func(page []jetstream.Msg) error { return d.page(ctx, page) })
+	if err != nil && (!errors.Is(err, errStale) || d.settled == 0) {
+		return fmt.Errorf("drain: %w", err)
+	}
+	for _, err := range d.stuck {
+		if d.settled == 0 {
+			return fmt.Errorf("drain: nothing gets through: %w", err)
+		}
+	}
+	return nil
+}
+
+// drain is one pass over the stream.
+type drain struct {
+	backlog *Backlog
+	stream  jetstream.Stream
+	settle  Settle
+
+	mu      sync.Mutex
+	settled int
+	stuck   map[string]error // SKUs that failed: nothing later of them is settled in this pass
+}
+
+// line is what a page holds of one SKU, in stream order.
+type line struct {
+	sku    string
+	claims []sale.Parked
+	seqs   []uint64
+}
+
+// page settles one page, several SKUs at a time. It ends the pass when the page
+// could not be settled while it was fresh.
+func (d *drain) page(ctx context.Context, page []jetstream.Msg) error {
+	fresh, cancel := context.WithDeadlineCause(ctx, time.Now().Add(staleAfter), errStale)
+	defer cancel()
+	lines := make(chan *line)
+	var wg sync.WaitGroup
+	for range drainSKUs {
+		wg.Go(func() {
+			for l := range lines {
+				if err := d.line(ctx, fresh, l); err != nil {
+					d.mu.Lock()
+					d.stuck[l.sku] = err
+					d.mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, l := range d.sort(page) {
+		lines <- l
+	}
+	close(lines)
+	wg.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case fresh.Err() != nil:
+		return errStale
+	}
+	return nil
+}
+
+// errStale ends a pass whose rest has to be read anew.
+var errStale = errors.New("what was read is stale")
+
+// sort makes a line of each SKU that is not stuck. Messages that are no claims are
+// dropped: nobody could ever decide them, and they would hold up the SKU for good.
+func (d *drain) sort(page []jetstream.Msg) []*line {
+	var lines []*line
+	of := make(map[string]*line)
+	for _, msg := range page {
+		sku := msg.Subject()[len(backlogPrefix):]
+		d.mu.Lock()
+		_, stuck := d.stuck[sku]
+		d.mu.Unlock()
+		meta, err := msg.Metadata()
+		if stuck || err != nil {
+			continue
+		}
+		l := of[sku]
+		if l == nil {
+			l = &line{sku: sku}
+			of[sku], lines = l, append(lines, l)
+		}
+		p, err := decodeParked(msg.Data())
+		if err == nil && p.Claim.SKU != sku {
+			err = fmt.Errorf("a claim of SKU %q", p.Claim.SKU)
+		}
+		if err != nil {
+			d.backlog.damaged.Inc()
+			d.backlog.cfg.Log.Error("a message in the backlog is no claim and is dropped", "sku", sku, "sequence", meta.Sequence.Stream, "err", err)
+			p = sale.Parked{}
+		}
+		l.claims, l.seqs = append(l.claims, p), append(l.seqs, meta.Sequence.Stream)
+	}
+	return lines
+}
+
+// line settles the claims of one SKU batch by batch, and deletes each batch once it is
+// settled.
+func (d *drain) line(ctx, fresh context.Context, l *line) error {
+	for from := 0; from < len(l.claims); {
+		to := min(from+d.backlog.cfg.MaxBatch, len(l.claims))
+		if fresh.Err() != nil {
+			return context.Cause(fresh)
+		}
+		batch := make([]sale.Parked, 0, to-from)
+		for _, p := range l.claims[from:to] {
+			if p.Claim.SKU != "" {
+				batch = append(batch, p)
+			}
+		}
+		if len(batch) > 0 {
+			if err := d.settle(ctx, l.sku, batch); err != nil {
+				return err
+			}
+		}
+		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		err := d.stream.Purge(ask, jetstream.WithPurgeSubject(backlogPrefix+l.sku), jetstream.WithPurgeSequence(l.seqs[to-1]+1))
+		cancel()
+		if err != nil {
+			return fmt.Errorf("delete what is settled: %w", err)
+		}
+		d.backlog.drained.Add(float64(len(batch)))
+		d.mu.Lock()
+		d.settled += to - from
+		d.mu.Unlock()
+		from = to
+	}
+	return nil
+}
+
+// Units is how many units the shield took for claims of the SKU that are parked now.
+// While NATS is away it is zero if nothing was known to be parked, else an error.
+func (b *Backlog) Units(ctx context.Context, sku string) (int64, error) {
+	if !b.conn.Connected() {
+		if b.view.waiting(sku) == 0 {
+			return 0, nil
+		}
+		return 0, fmt.Errorf("%w: backlog of %s: %w", sale.ErrUnavailable, sku, nats.ErrDisconnected)
+	}
+	stream, err := b.stream(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if stream.CachedInfo().State.Msgs == 0 {
+		return 0, nil
+	}
+	var units int64
+	err = b.read(ctx, jetstream.ConsumerConfig{FilterSubject: backlogPrefix + sku, HeadersOnly: true}, func(page []jetstream.Msg) error {
+		for _, msg := range page {
+			units += parkedUnits(msg.Headers())
+		}
+		return nil
+	})
+	return units, err
+}
+
+// look counts the parked claims by SKU.
+func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
+	if !b.conn.Connected() {
+		return nil, nats.ErrDisconnected
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	stream, err := b.conn.js.Stream(ctx, BacklogStream)
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[string]int64)
+	if stream.CachedInfo().State.Msgs == 0 {
+		return counts, nil
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(backlogPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for subject, n := range info.State.Subjects {
+		counts[subject[len(backlogPrefix):]] = int64(n)
+	}
+	return counts, nil
+}
+
+// stream is the backlog's stream as it is now.
+func (b *Backlog) stream(ctx context.Context) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	s, err := b.conn.js.Stream(ctx, BacklogStream)
+	if err != nil {
+		return nil, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, BacklogStream, err)
+	}
+	return s, nil
+}
+
+// errGap says that messages got lost on their way from the stream.
+var errGap = fmt.Errorf("%w: messages of the backlog got lost on the way", sale.ErrUnavailable)
+
+// read hands over the messages that cfg selects, from the stream's first to its last,
+// page by page and without a gap: the consumer numbers what it delivers, and a number
+// that is missing ends the reading with an error.
+func (b *Backlog) read(ctx context.Context, cfg jetstream.ConsumerConfig, fn func([]jetstream.Msg) error) error {
+	cfg.AckPolicy, cfg.DeliverPolicy = jetstream.AckNonePolicy, jetstream.DeliverAllPolicy
+	cfg.MemoryStorage, cfg.Replicas, cfg.InactiveThreshold = true, 1, 30*time.Second
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	consumer, err := b.conn.js.CreateConsumer(ask, BacklogStream, cfg)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("%w: read the backlog: %w", sale.ErrUnavailable, err)
+	}
+	info := consumer.CachedInfo()
+	defer func() {
+		// It ends by itself where this fails.
+		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		defer cancel()
+		_ = b.conn.js.DeleteConsumer(ask, BacklogStream, info.Name)
+	}()
+	pending, number := info.NumPending, uint64(0)
+	for pending > 0 {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		batch, err := consumer.FetchNoWait(readPage)
+		if err != nil {
+			return fmt.Errorf("%w: read the backlog: %w", sale.ErrUnavailable, err)
+		}
+		var page []jetstream.Msg
+		for msg := range batch.Messages() {
+			meta, err := msg.Metadata()
+			if err != nil || meta.Sequence.Consumer != number+1 {
+				return errGap
+			}
+			number, pending = meta.Sequence.Consumer, meta.NumPending
+			page = append(page, msg)
+		}
+		if batch.Error() != nil || len(page) == 0 {
+			return errors.Join(errGap, batch.Error())
+		}
+		if err := fn(page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
