@@ -48,6 +48,11 @@ type dialect interface {
 	// transaction; they fail as violated when a row does not exist.
 	takeStock(s *script, rows []takenUnits)
 	settleStock(s *script, rows []settledStock)
+	// endExactly closes a statement, which fails as violated unless it changed so many
+	// rows. lease appends one that fails as violated unless the lease is held under
+	// the token, and keeps it so until the transaction ends.
+	endExactly(s *script, rows int)
+	lease(s *script, name string, token int64)
 
 	// hold takes exclusive possession of a committer's name on a fresh connection,
 	// so that no earlier connection of that name can still commit anything.
@@ -56,6 +61,9 @@ type dialect interface {
 	// for each row of the n-th statement that is marked selects.
 	exec(ctx context.Context, conn *sql.Conn, s *script) error
 	query(ctx context.Context, conn *sql.Conn, s *script, read ...func(*sql.Rows) error) error
+	// snapshot is the statements that begin a transaction which only reads, and sees
+	// one state of everything.
+	snapshot() []string
 	// settings checks what the server is configured to do.
 	settings(ctx context.Context, conn *sql.Conn) error
 }

@@ -10,6 +10,8 @@ type metrics struct {
 	regroups prometheus.Counter
 	retries  *prometheus.CounterVec // by cause: contended, unknown
 	waiting  prometheus.Gauge
+	changes  *prometheus.CounterVec // of orders, by what they became
+	late     prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -34,14 +36,25 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "flashgate_ledger_waiting_claims", Help: "Claims that wait for a committer.",
 		}),
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flashgate_ledger_order_changes_total", Help: "What this gateway made of orders after their reservation.",
+		}, []string{"to"}),
+		late: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "flashgate_ledger_expiry_late_seconds", Help: "Time from an order's pay_by to its expiry, per transaction.",
+			Buckets: prometheus.ExponentialBuckets(0.1, 2, 12),
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting} {
+	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.changes, m.late} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
+}
+
+func (m *metrics) changed(to string, orders int) {
+	m.changes.WithLabelValues(to).Add(float64(orders))
 }

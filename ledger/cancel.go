@@ -1,0 +1,47 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+
+	"flashgate/sale"
+)
+
+// Cancel ends the user's reserved order and gives its units back. Cancelling again
+// returns the cancelled order. Errors: sale.ErrUnknownOrder, also where the order is
+// another user's; sale.ErrAlreadyPaid; sale.ErrOrderExpired; or one that wraps
+// sale.ErrUnavailable, after which the order may be cancelled or not.
+func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Order, error) {
+	var order sale.Order
+	var refusal error
+	done := false
+	err := db.insist(ctx, func(ctx context.Context, on *try) error {
+		held, err := db.readHeld(ctx, on.conn, []sale.OrderID{id})
+		if err != nil {
+			return err
+		}
+		refusal, done = nil, false
+		switch {
+		case len(held) == 0 || held[0].User != user:
+			refusal = sale.ErrUnknownOrder
+		case held[0].Status == sale.StatusPaid:
+			refusal = sale.ErrAlreadyPaid
+		case held[0].Status == sale.StatusExpired:
+			refusal = sale.ErrOrderExpired
+		case held[0].Status == sale.StatusCancelled:
+			order = held[0].Order
+		default:
+			t := &transition{db: db, at: db.Now()}
+			order, done = t.giveBack(held, sale.StatusCancelled)[0], true
+			return t.write(ctx, on)
+		}
+		return nil
+	})
+	if err = cmp.Or(err, refusal); err != nil {
+		return sale.Order{}, err
+	}
+	if done {
+		db.metrics.changed(sale.StatusCancelled.String(), 1)
+	}
+	return order, nil
+}

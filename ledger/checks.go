@@ -1,0 +1,295 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"flashgate/sale"
+)
+
+// AuditBounds says how far an audit goes.
+type AuditBounds struct {
+	// Findings is how many findings of each check are reported (default 100).
+	Findings int
+	// OutboxAge is how old an outbox row may be before it is a finding (default 1m).
+	// Too low reports what is on its way; too high is late to say that nobody relays.
+	OutboxAge time.Duration
+}
+
+// check is one invariant as a query for what breaks it. Its columns are the SKU, the
+// order id or an empty one, and figures for the detail.
+type check struct {
+	name, promise string
+	query         string
+	detail        string // with %s for each figure
+	figures       int
+}
+
+const live = "('reserved','paid')"
+
+// checks are the invariants that a query can judge alone. None of them loads a table
+// into this process; what they sort and group is the database's.
+func checks(now int64, b AuditBounds) []check {
+	return []check{
+		{
+			name: "stock_sold", promise: "sold is what live orders hold, per stock row",
+			query: `SELECT s.sku, '', s.segment, s.sold, COALESCE(l.units, 0) FROM stock s
+				LEFT JOIN (SELECT sku, segment, SUM(quantity) AS units FROM orders WHERE status IN ` + live + ` GROUP BY sku, segment) l
+				ON l.sku = s.sku AND l.segment = s.segment WHERE s.sold <> COALESCE(l.units, 0)`,
+			detail: "segment %s has sold %s, its live orders hold %s", figures: 3,
+		},
+		{
+			name: "stock_bounds", promise: "never more is sold than total - reserved",
+			query: `SELECT sku, '', segment, total, reserved, sold FROM stock
+				WHERE total < 0 OR reserved < 0 OR sold < 0 OR sold > total - reserved`,
+			detail: "segment %s has total %s, reserved %s, sold %s", figures: 4,
+		},
+		{
+			name: "buyer_units", promise: "buyers' units are what their live orders hold, where the SKU has a limit",
+			query: `SELECT u.sku, '', u.user_id, SUM(u.held), SUM(u.live) FROM (
+				SELECT b.sku, b.user_id, b.units AS held, 0 AS live FROM buyers b JOIN skus k ON k.sku = b.sku WHERE k.per_user_limit > 0
+				UNION ALL
+				SELECT o.sku, o.user_id, 0, o.quantity FROM orders o JOIN skus k ON k.sku = o.sku WHERE k.per_user_limit > 0 AND o.status IN ` + live + `
+				) u GROUP BY u.sku, u.user_id HAVING SUM(u.held) <> SUM(u.live)`,
+			detail: "user %s has %s units, their live orders hold %s", figures: 3,
+		},
+		{
+			name: "buyer_limit", promise: "no buyer holds more than the limit they bought under",
+			query:  `SELECT sku, '', user_id, units, unit_limit FROM buyers WHERE units < 0 OR (unit_limit <> 0 AND units > unit_limit)`,
+			detail: "user %s has %s units of at most %s", figures: 3,
+		},
+		{
+			name: "order_log", promise: "the log's entries of an order add up to its status",
+			query: `SELECT l.sku, l.order_id, l.status, l.quantity, l.moved FROM (SELECT o.sku, o.order_id, o.status, o.quantity,
+				COALESCE((SELECT SUM(m.delta) FROM stock_moves m WHERE m.order_id = o.order_id AND m.sku = o.sku AND m.segment = o.segment), 0) AS moved
+				FROM orders o) l WHERE l.moved <> CASE WHEN l.status IN ` + live + ` THEN 0 ELSE l.quantity END`,
+			detail: "the order is %s and has %s units, of which the log gave back %s", figures: 3,
+		},
+		{
+			name: "log_orders", promise: "every entry of the log is an order's or an operator's",
+			query: `SELECT m.sku, m.order_id, m.reason, m.delta FROM stock_moves m
+				WHERE m.reason <> '` + operatorReason + `' AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_id = m.order_id)`,
+			detail: "an entry (%s) of %s units belongs to no order", figures: 2,
+		},
+		{
+			name: "order_stock", promise: "every order draws from a stock row",
+			query: `SELECT o.sku, o.order_id, o.status, o.segment FROM orders o
+				WHERE NOT EXISTS (SELECT 1 FROM stock s WHERE s.sku = o.sku AND s.segment = o.segment)`,
+			detail: "the order is %s, and there is no stock row for segment %s", figures: 2,
+		},
+		{
+			name: "outbox_age", promise: "events are published soon",
+			query:  `SELECT sku, '', id, kind, ` + fmt.Sprint(now) + ` - at FROM outbox WHERE at < ` + fmt.Sprint(now-b.OutboxAge.Milliseconds()),
+			detail: "row %s (%s) has waited for %s ms", figures: 3,
+		},
+		{
+			name: "payment_orders", promise: "every payment belongs to an order",
+			query: `SELECT '', p.order_id, p.event_id, p.outcome FROM payments p
+				WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_id = p.order_id)`,
+			detail: "payment %s (%s) belongs to no order", figures: 2,
+		},
+		{
+			name: "paid_orders", promise: "every paid order was paid by an event",
+			query: `SELECT o.sku, o.order_id, o.version FROM orders o WHERE o.status = 'paid'
+				AND NOT EXISTS (SELECT 1 FROM payments p WHERE p.order_id = o.order_id AND p.status = '` + paymentSucceeded + `')`,
+			detail: "the order (version %s) is paid, and no payment succeeded", figures: 1,
+		},
+		{
+			name: "payments_applied", promise: "what an order got of payments is one payment, and the order is paid",
+			query: `SELECT o.sku, o.order_id, o.status, COUNT(*) FROM payments p JOIN orders o ON o.order_id = p.order_id
+				WHERE p.outcome IN ('paid','retaken') GROUP BY o.sku, o.order_id, o.status HAVING COUNT(*) > 1 OR o.status <> 'paid'`,
+			detail: "the order is %s and got %s payments", figures: 2,
+		},
+	}
+}
+
+// AuditChecks holds every invariant of the ledger against one consistent snapshot of
+// it, and hands fn each of them, in a fixed order, with the findings against it. An
+// error of fn ends it and is returned as it is; other errors wrap sale.ErrUnavailable.
+// It takes no locks, and may run beside a sale; a long one makes the database keep old
+// versions of rows. It has a connection of its own, without the time limits of the
+// others.
+func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Checked) error) (err error) {
+	if !db.Ready() {
+		return db.notReady()
+	}
+	if b.Findings <= 0 {
+		b.Findings = 100
+	}
+	if b.OutboxAge <= 0 {
+		b.OutboxAge = time.Minute
+	}
+	return db.unhurried(ctx, func(conn *sql.Conn) error {
+		for _, statement := range db.dialect.snapshot() {
+			if _, err := conn.ExecContext(ctx, statement); err != nil {
+				return db.away(ctx, err)
+			}
+		}
+		defer rollback(conn)
+		for _, c := range checks(db.Now(), b) {
+			found, err := c.run(ctx, conn, b.Findings)
+			if err != nil {
+				return db.away(ctx, fmt.Errorf("check %s: %w", c.name, err))
+			}
+			if err := fn(found); err != nil {
+				return err
+			}
+		}
+		found, err := checkDue(ctx, conn, b.Findings)
+		if err != nil {
+			return db.away(ctx, fmt.Errorf("check %s: %w", found.Check, err))
+		}
+		return fn(found)
+	})
+}
+
+// unhurried runs fn on a connection without limits on how long a call may take.
+func (db *DB) unhurried(ctx context.Context, fn func(conn *sql.Conn) error) (err error) {
+	pool, err := db.dialect.openForMigration(db.cfg.DSN)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pool.Close()) }()
+	conn, err := pool.Conn(ctx)
+	if err != nil {
+		return db.away(ctx, err)
+	}
+	// The pool's end is the connection's.
+	defer func() { _ = conn.Close() }()
+	return fn(conn)
+}
+
+// snapshot begins a transaction that sees one state of everything.
+func (mysqlDialect) snapshot() []string {
+	return []string{"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"}
+}
+
+// SQLite's snapshot begins with the first read.
+func (sqliteDialect) snapshot() []string { return []string{"BEGIN"} }
+
+func (c *check) run(ctx context.Context, conn *sql.Conn, bound int) (sale.Checked, error) {
+	found := sale.Checked{Check: c.name, Promise: c.promise}
+	rows, err := conn.QueryContext(ctx, fmt.Sprintf("%s LIMIT %d", c.query, bound+1))
+	if err != nil {
+		return found, err
+	}
+	for rows.Next() {
+		if len(found.Findings) == bound {
+			found.More = true
+			break
+		}
+		f := sale.Finding{Check: c.name}
+		var id []byte
+		figures := make([]any, c.figures)
+		texts := make([]sql.NullString, c.figures)
+		dest := []any{&f.SKU, &id}
+		for i := range texts {
+			dest = append(dest, &texts[i])
+		}
+		if err = rows.Scan(dest...); err != nil {
+			break
+		}
+		for i := range texts {
+			figures[i] = texts[i].String
+		}
+		copy(f.OrderID[:], id)
+		f.Detail = fmt.Sprintf(c.detail, figures...)
+		found.Findings = append(found.Findings, f)
+	}
+	return found, closeRows(rows, err)
+}
+
+// dueBatch is how many reserved orders are held in memory at once, at 24 bytes each.
+const dueBatch = 500_000
+
+// dueOrder is a reserved order and whether the due list has it.
+type dueOrder struct {
+	id     sale.OrderID
+	payBy  int64
+	listed bool
+}
+
+// checkDue compares the reserved orders with the due list, whose rows are lists of
+// ids that no query can look into: batch by batch in the order of ids, with the whole
+// due list streamed past each.
+func checkDue(ctx context.Context, conn *sql.Conn, bound int) (sale.Checked, error) {
+	found := sale.Checked{Check: "due_list", Promise: "every reserved order is on the due list, for its own pay_by"}
+	var after sale.OrderID
+	for first := true; ; first = false {
+		batch, err := readReserved(ctx, conn, after, first)
+		if err != nil || len(batch) == 0 {
+			return found, err
+		}
+		if err := strikeListed(ctx, conn, batch); err != nil {
+			return found, err
+		}
+		for i := range batch {
+			o := &batch[i]
+			if o.listed {
+				continue
+			}
+			if len(found.Findings) == bound {
+				found.More = true
+				return found, nil
+			}
+			f := sale.Finding{Check: found.Check, OrderID: o.id, Detail: "reserved until " + sale.FormatTime(o.payBy) + ", and nothing will end it"}
+			if err := conn.QueryRowContext(ctx, "SELECT sku FROM orders WHERE order_id = ?", o.id[:]).Scan(&f.SKU); err != nil {
+				return found, err
+			}
+			found.Findings = append(found.Findings, f)
+		}
+		after = batch[len(batch)-1].id
+	}
+}
+
+// readReserved reads the next reserved orders in the order of ids.
+func readReserved(ctx context.Context, conn *sql.Conn, after sale.OrderID, first bool) ([]dueOrder, error) {
+	compare := ">"
+	if first {
+		compare = ">="
+	}
+	rows, err := conn.QueryContext(ctx, "SELECT order_id, pay_by FROM orders WHERE order_id "+compare+" ? AND status = 'reserved' ORDER BY order_id LIMIT ?",
+		after[:], dueBatch)
+	if err != nil {
+		return nil, err
+	}
+	var batch []dueOrder
+	var id sql.RawBytes
+	for rows.Next() {
+		var o dueOrder
+		if err = rows.Scan(&id, &o.payBy); err != nil {
+			break
+		}
+		copy(o.id[:], id)
+		batch = append(batch, o)
+	}
+	return batch, closeRows(rows, err)
+}
+
+// strikeListed marks the orders of the sorted batch that the due list has.
+func strikeListed(ctx context.Context, conn *sql.Conn, batch []dueOrder) error {
+	rows, err := conn.QueryContext(ctx, "SELECT pay_by, slot, ids FROM due")
+	if err != nil {
+		return err
+	}
+	for rows.Next() {
+		var r dueRow
+		if r, err = scanDue(rows); err != nil {
+			break
+		}
+		for _, id := range r.ids {
+			if i, ok := findDue(batch, id); ok && batch[i].payBy == r.payBy {
+				batch[i].listed = true
+			}
+		}
+	}
+	return closeRows(rows, err)
+}
+
+func findDue(batch []dueOrder, id sale.OrderID) (int, bool) {
+	return slices.BinarySearchFunc(batch, id, func(o dueOrder, id sale.OrderID) int { return compareOrderIDs(o.id, id) })
+}

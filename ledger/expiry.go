@@ -1,0 +1,251 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"flashgate/sale"
+)
+
+// ExpireJob is the lease under which ExpireDue works.
+const ExpireJob = "expire"
+
+const (
+	// expireChunk is about how many orders one transaction ends: more make it long for
+	// the buyers who wait for the stock rows, fewer cost a flush each.
+	expireChunk = 1000
+	// duePage is how many rows of the due list are read at once; a row holds as many
+	// orders as one group commit made.
+	duePage = 128
+)
+
+// dueRow is one row of the due list.
+type dueRow struct {
+	dueKey
+	ids []sale.OrderID
+}
+
+// ExpireDue ends reserved orders that were not paid by pay_by, gives their units back,
+// and returns them, so that the shield can be told at once. It stops when nothing is
+// due any more, or soon after it has ended limit orders: fewer mean that nothing is
+// left to do. Orders that were paid or cancelled in time, or are just being, stay so.
+//
+// The token is that of the caller's lease ExpireJob. Every transaction holds the lease
+// to it, so that a gateway that was frozen past its lease and wakes up does nothing
+// and gets sale.ErrLeaseLost. Other errors wrap sale.ErrUnavailable; the orders
+// returned with an error have ended nonetheless. A SKU whose rows contradict each
+// other keeps its orders, shows as an error, and holds up no other.
+func (db *DB) ExpireDue(ctx context.Context, token int64, limit int) ([]sale.Order, error) {
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	var ended []sale.Order
+	var refusals []error
+	now := db.Now()
+	for after := (dueKey{}); len(ended) < limit; {
+		page, err := db.readDue(ctx, after, now)
+		if err != nil {
+			return ended, errors.Join(append(refusals, db.away(ctx, err))...)
+		}
+		if len(page) == 0 {
+			break
+		}
+		after = page[len(page)-1].dueKey
+		for len(page) > 0 && len(ended) < limit {
+			n := someRows(page)
+			orders, err := db.expireRows(ctx, token, page[:n])
+			ended = append(ended, orders...)
+			switch {
+			case errors.Is(err, errRefused):
+				refusals = append(refusals, err)
+			case err != nil:
+				return ended, errors.Join(append(refusals, err)...)
+			}
+			page = page[n:]
+		}
+	}
+	return ended, errors.Join(refusals...)
+}
+
+// someRows is how many of the rows make up a transaction: at least one.
+func someRows(rows []dueRow) int {
+	n, ids := 1, len(rows[0].ids)
+	for n < len(rows) && ids+len(rows[n].ids) <= expireChunk {
+		ids += len(rows[n].ids)
+		n++
+	}
+	return n
+}
+
+func (db *DB) readDue(ctx context.Context, after dueKey, now int64) ([]dueRow, error) {
+	rows, err := db.sql.QueryContext(ctx, `SELECT pay_by, slot, ids FROM due WHERE pay_by >= ? AND pay_by <= ? AND (pay_by > ? OR slot > ?)
+		ORDER BY pay_by, slot LIMIT ?`, after.payBy, now, after.payBy, after.slot[:], duePage)
+	if err != nil {
+		return nil, err
+	}
+	var page []dueRow
+	for rows.Next() {
+		var r dueRow
+		if r, err = scanDue(rows); err != nil {
+			break
+		}
+		page = append(page, r)
+	}
+	return page, closeRows(rows, err)
+}
+
+func scanDue(r scanner) (dueRow, error) {
+	var d dueRow
+	var slot, ids []byte
+	if err := r.Scan(&d.payBy, &slot, &ids); err != nil {
+		return d, err
+	}
+	const size = len(sale.OrderID{})
+	if len(slot) != len(d.slot) || len(ids)%size != 0 {
+		return d, fmt.Errorf("a row of the due list has a slot of %d and ids of %d bytes", len(slot), len(ids))
+	}
+	copy(d.slot[:], slot)
+	d.ids = make([]sale.OrderID, 0, len(ids)/size)
+	for id := range slices.Chunk(ids, size) {
+		d.ids = append(d.ids, sale.OrderID(id))
+	}
+	return d, nil
+}
+
+// expireRows ends the orders of these rows that are still reserved, and deletes the
+// rows, in one transaction. Where the ledger's rows refuse that, each SKU gets a
+// transaction of its own, and the rows stay as long as one of them does not succeed.
+func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow) ([]sale.Order, error) {
+	e := &expiry{db: db, token: token, ended: make(map[sale.OrderID]sale.Order)}
+	for _, r := range rows {
+		e.due = append(e.due, r.dueKey)
+		e.ids = append(e.ids, r.ids...)
+	}
+	err := db.insist(ctx, e.attempt)
+	if errors.Is(err, errRefused) {
+		err = e.bySKU(ctx)
+	}
+	orders := make([]sale.Order, 0, len(e.ended))
+	for _, id := range e.ids {
+		if o, ok := e.ended[id]; ok {
+			orders = append(orders, o)
+			delete(e.ended, id)
+		}
+	}
+	if len(orders) > 0 {
+		db.metrics.changed(sale.StatusExpired.String(), len(orders))
+		db.metrics.late.Observe((time.Duration(db.Now()-rows[0].payBy) * time.Millisecond).Seconds())
+	}
+	if e.lost {
+		return orders, sale.ErrLeaseLost
+	}
+	return orders, err
+}
+
+// expiry is what expireRows does, over all its attempts.
+type expiry struct {
+	db    *DB
+	token int64
+	due   []dueKey // rows to delete
+	ids   []sale.OrderID
+
+	tried []heldOrder // what the last attempt was to end
+	ended map[sale.OrderID]sale.Order
+	lost  bool // the lease has passed on
+}
+
+func (e *expiry) attempt(ctx context.Context, on *try) error {
+	l, err := readLease(ctx, on.conn, ExpireJob, "")
+	if err != nil {
+		return err
+	}
+	if e.lost = l.token != e.token; e.lost {
+		return nil
+	}
+	t := &transition{db: e.db, at: e.db.Now(), lease: ExpireJob, token: e.token, due: e.due}
+	if on.refused > 1 {
+		// So many are being paid at the last moment that nothing read stays true.
+		if err := t.lock(ctx, on.conn, e.ids); err != nil {
+			return err
+		}
+		defer discard(on.conn)
+	}
+	held, err := e.db.readHeld(ctx, on.conn, e.ids)
+	if err != nil {
+		return err
+	}
+	if on.unsure {
+		e.recognise(held)
+	}
+	e.tried = slices.DeleteFunc(held, func(h heldOrder) bool { return h.Status != sale.StatusReserved })
+	orders := t.giveBack(e.tried, sale.StatusExpired)
+	if err := t.write(ctx, on); err != nil {
+		return err
+	}
+	for _, o := range orders {
+		e.ended[o.ID] = o
+	}
+	return nil
+}
+
+// recognise finds the work of an earlier attempt whose outcome was unknown.
+func (e *expiry) recognise(held []heldOrder) {
+	for _, was := range e.tried {
+		i := slices.IndexFunc(held, func(h heldOrder) bool { return h.ID == was.ID })
+		if i >= 0 && held[i].Status == sale.StatusExpired && held[i].Version == was.Version+1 {
+			e.ended[was.ID] = held[i].Order
+		}
+	}
+}
+
+// bySKU ends the orders of each SKU in a transaction of their own, so that no SKU can
+// hold up another, and deletes the rows when all of them succeeded.
+func (e *expiry) bySKU(ctx context.Context) error {
+	ids := make(map[string][]sale.OrderID)
+	for _, h := range e.tried {
+		ids[h.SKU] = append(ids[h.SKU], h.ID)
+	}
+	var refusals []error
+	for _, sku := range slices.Sorted(maps.Keys(ids)) {
+		part := &expiry{db: e.db, token: e.token, ids: ids[sku], ended: e.ended}
+		err := e.db.insist(ctx, part.attempt)
+		switch e.lost = part.lost; {
+		case e.lost:
+			return nil
+		case errors.Is(err, errRefused):
+			refusals = append(refusals, fmt.Errorf("expire orders of %s: %w", sku, err))
+		case err != nil:
+			return err
+		}
+	}
+	if len(refusals) > 0 {
+		return errors.Join(refusals...)
+	}
+	return e.db.insist(ctx, e.attempt)
+}
+
+// lock begins the transaction early and locks the orders, in a session that the server
+// ends soon after this process freezes: the caller throws the connection away. A
+// database with one writer needs none of it.
+func (t *transition) lock(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) error {
+	d := t.db.dialect
+	if d.singleWriter() {
+		return nil
+	}
+	t.begun = true
+	sorted := slices.SortedFunc(slices.Values(ids), compareOrderIDs)
+	s := newScript(d)
+	s.statement("SET SESSION wait_timeout=3")
+	s.statement(d.begin())
+	d.lease(s, t.lease, t.token)
+	s.raw("SELECT order_id FROM orders" + d.byPrimaryKey() + " WHERE order_id IN (")
+	s.ids(sorted)
+	s.raw(") ORDER BY order_id" + d.forUpdate())
+	s.endMarked(selects, 0)
+	return d.query(ctx, conn, s, func(*sql.Rows) error { return nil })
+}

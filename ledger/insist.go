@@ -1,0 +1,102 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What happens to an order after its reservation is written optimistically: plain
+// reads, a decision in memory, and then the whole transaction in one packet, from
+// BEGIN to COMMIT, in which guards fail where something has changed since the reads.
+// No lock is ever held across a round trip, so that a frozen gateway holds up nobody,
+// whatever the server's time-outs are; and a transaction that arrives twice, or late,
+// meets its own guards.
+
+// maxRefused is how often guards and constraints may refuse what the reads before had
+// promised. Each refusal by another's change leaves less that can still change.
+const maxRefused = 6
+
+// errRefused says that the database refuses a transaction that its own rows promise to
+// accept, again and again: they contradict each other.
+var errRefused = errors.New("the ledger's rows refuse the change: audit them")
+
+// try is one attempt of insist.
+type try struct {
+	conn *sql.Conn
+	// unsure says that an earlier try may have been committed.
+	unsure bool
+	// refused counts the tries that guards or constraints have refused.
+	refused int
+	// sent is set before anything is sent that could change a row.
+	sent bool
+}
+
+// insist runs attempt until it is known how it ended: again after contention, after a
+// refusal, which asks for new reads, and after a broken connection, which leaves open
+// whether the transaction was committed. So attempt must recognise its own work.
+// Its errors are the database's; an error of insist wraps sale.ErrUnavailable.
+func (db *DB) insist(ctx context.Context, attempt func(ctx context.Context, t *try) error) error {
+	if !db.Ready() {
+		return db.notReady()
+	}
+	t := &try{}
+	start := time.Now()
+	for wait := time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		t.conn, t.sent = nil, false
+		err := db.attemptOnce(ctx, attempt, t)
+		switch db.dialect.classify(err) {
+		case noFailure:
+			db.noteErr(nil)
+			return nil
+		case violated:
+			if t.refused++; t.refused == maxRefused {
+				return db.away(ctx, fmt.Errorf("%w: %w", errRefused, err))
+			}
+		case contended:
+			db.metrics.retries.WithLabelValues("contended").Inc()
+		case outcomeOff:
+			t.unsure = t.unsure || t.sent
+			db.metrics.retries.WithLabelValues("unknown").Inc()
+		case notSent:
+		default:
+			return db.away(ctx, err)
+		}
+		// Where there is no connection and nothing was sent on an earlier one, nothing is
+		// lost by saying so at once.
+		if (t.conn == nil && !t.unsure) || time.Since(start) > db.cfg.RetryFor {
+			return db.away(ctx, err)
+		}
+		select {
+		case <-ctx.Done():
+			return db.away(ctx, err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// attemptOnce is not interrupted by ctx once it has a connection, which would leave
+// its outcome open; the connection's own limits bound it.
+func (db *DB) attemptOnce(ctx context.Context, attempt func(context.Context, *try) error, t *try) (err error) {
+	if err := db.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer db.leaveTurn()
+	t.conn, err = db.sql.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	// A connection that was discarded reports so again; there is nothing to do about it.
+	defer func() { _ = t.conn.Close() }()
+	err = attempt(context.WithoutCancel(ctx), t)
+	switch db.dialect.classify(err) {
+	case noFailure:
+	case outcomeOff, notSent:
+		discard(t.conn)
+	default:
+		rollback(t.conn)
+	}
+	return err
+}

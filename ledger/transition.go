@@ -1,0 +1,367 @@
+package ledger
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+
+	"flashgate/sale"
+)
+
+// heldOrder is an order as it was read, with the version of its stock row at that
+// time: operators' changes raise it, so a transaction that finds it again has been
+// disturbed by none.
+type heldOrder struct {
+	sale.Order
+	stockVersion int64 // -1: there is no such row
+}
+
+// readHeld reads those of the orders that exist, in key order.
+func (db *DB) readHeld(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) ([]heldOrder, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	s := newScript(db.dialect)
+	s.raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1) FROM orders o" + db.dialect.byPrimaryKey() +
+		" LEFT JOIN stock s ON s.sku = o.sku AND s.segment = o.segment WHERE o.order_id IN (")
+	s.ids(ids)
+	s.raw(") ORDER BY o.order_id")
+	rows, err := conn.QueryContext(ctx, string(s.text))
+	if err != nil {
+		return nil, err
+	}
+	held := make([]heldOrder, 0, len(ids))
+	for rows.Next() {
+		var h heldOrder
+		if h.Order, err = scanOrder(widerRow{rows, []any{&h.stockVersion}}); err != nil {
+			break
+		}
+		held = append(held, h)
+	}
+	return held, closeRows(rows, err)
+}
+
+// qualified puts a table's alias before each column of a list.
+func qualified(alias, columns string) string {
+	b := []byte(alias + ".")
+	for i := range len(columns) {
+		b = append(b, columns[i])
+		if columns[i] == ' ' {
+			b = append(b, alias+"."...)
+		}
+	}
+	return string(b)
+}
+
+func (s *script) ids(ids []sale.OrderID) {
+	for i := range ids {
+		s.comma(i)
+		s.bytes(ids[i][:])
+	}
+}
+
+// values appends one row of an INSERT; the values are strings, byte slices and
+// integers.
+func (s *script) values(values ...any) {
+	s.raw("(")
+	for i, v := range values {
+		s.comma(i)
+		switch v := v.(type) {
+		case string:
+			s.str(v)
+		case []byte:
+			s.bytes(v)
+		case int64:
+			s.int(v)
+		case int:
+			s.int(int64(v))
+		}
+	}
+	s.raw(")")
+}
+
+// transition is what one transaction does to orders after their reservation. Its
+// parts are written in the order of all locks, which begins with the lease: orders,
+// payments, buyers, stock_moves, outbox, due, stock.
+type transition struct {
+	db *DB
+	at int64 // Unix ms, ledger's clock
+
+	begun bool // the transaction is open already
+
+	lease string // the lease that has to be held under token, or ""
+	token int64
+
+	changes []statusChange
+	payment *paymentRow
+	buyers  []buyerUnits // units < 0 are given back, where the buyer has a row
+	moves   []stockMove
+	outbox  []sale.OutboxRow
+	due     []dueKey // rows to delete
+	stock   []stockDelta
+}
+
+// statusChange is one order's.
+type statusChange struct {
+	id       sale.OrderID
+	from, to sale.Status
+}
+
+type stockMove struct {
+	id      sale.OrderID
+	reason  string
+	sku     string
+	segment int
+	delta   int64
+}
+
+// stockDelta is what is added to a stock row, whose rules must be of the version.
+type stockDelta struct {
+	sku                 string
+	segment             int
+	total, sold, raises int64
+	version             int64
+}
+
+// dueKey names a row of the due list.
+type dueKey struct {
+	payBy int64
+	slot  [8]byte
+}
+
+// retakeReason is what the log says of units that a late payment took again; give-backs
+// are entered under the status they lead to.
+const retakeReason = "retake"
+
+// change moves an order to another status and returns it as it is then.
+func (t *transition) change(h *heldOrder, to sale.Status) sale.Order {
+	t.changes = append(t.changes, statusChange{h.ID, h.Status, to})
+	o := h.Order
+	o.Status = to
+	o.Version++
+	return o
+}
+
+// giveBack ends reserved orders, cancelled or expired: their units go back to the
+// stock and the buyers. It returns the orders as they are then.
+func (t *transition) giveBack(held []heldOrder, to sale.Status) []sale.Order {
+	ended := make([]sale.Order, len(held))
+	for i := range held {
+		h := &held[i]
+		ended[i] = t.change(h, to)
+		t.buyers = append(t.buyers, buyerUnits{sku: h.SKU, user: h.User, units: -h.Quantity})
+		t.moves = append(t.moves, stockMove{h.ID, to.String(), h.SKU, h.Segment, h.Quantity})
+		t.stock = append(t.stock, stockDelta{sku: h.SKU, segment: h.Segment, sold: -h.Quantity, raises: 1, version: h.stockVersion})
+	}
+	t.tell(resultKind(to), ended, "")
+	return ended
+}
+
+// resultKind is the kind of the events that tell of orders that reached the status.
+func resultKind(s sale.Status) sale.Kind { return sale.Kind("results." + s.String()) }
+
+// tell adds an event per order, in one row per SKU; payment is the event that it came
+// from, if any.
+func (t *transition) tell(kind sale.Kind, orders []sale.Order, payment string) {
+	told := slices.Clone(orders)
+	slices.SortStableFunc(told, func(a, b sale.Order) int { return cmp.Compare(a.SKU, b.SKU) })
+	for len(told) > 0 {
+		n := 0
+		for n < len(told) && told[n].SKU == told[0].SKU {
+			told[n].ChangedAt, told[n].Payment = t.at, payment
+			n++
+		}
+		t.outbox = append(t.outbox, t.db.newOutboxRow(told[0].SKU, kind, told[:n], t.at))
+		told = told[n:]
+	}
+}
+
+// write sends the transaction in one packet. An error that is classified as violated
+// says that something has changed since the reads that it was decided on.
+func (t *transition) write(ctx context.Context, on *try) error {
+	s := newScript(t.db.dialect)
+	if !t.begun {
+		s.statement(t.db.dialect.begin())
+	}
+	t.append(s)
+	on.sent = true
+	return t.db.dialect.exec(ctx, on.conn, s)
+}
+
+// append writes everything behind BEGIN, and the COMMIT directly behind the stock
+// rows: those are what all buyers of a SKU wait for.
+func (t *transition) append(s *script) {
+	if t.lease != "" {
+		t.db.dialect.lease(s, t.lease, t.token)
+	}
+	t.appendChanges(s)
+	if t.payment != nil {
+		t.payment.append(s)
+	}
+	t.appendBuyers(s)
+	t.appendMoves(s)
+	appendInsertOutbox(s, t.outbox)
+	for _, k := range t.due {
+		s.raw("DELETE FROM due WHERE pay_by=")
+		s.int(k.payBy)
+		s.raw(" AND slot=")
+		s.bytes(k.slot[:])
+		s.end()
+	}
+	t.appendStock(s)
+	s.statement("COMMIT")
+}
+
+// appendChanges writes one statement for all orders that go the same way, which is
+// all of them.
+func (t *transition) appendChanges(s *script) {
+	slices.SortFunc(t.changes, func(a, b statusChange) int {
+		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to), bytes.Compare(a.id[:], b.id[:]))
+	})
+	for rest := t.changes; len(rest) > 0; {
+		first, n := rest[0], 0
+		s.raw("UPDATE orders" + s.dialect.byPrimaryKey() + " SET status=")
+		s.str(first.to.String())
+		s.raw(",version=version+1 WHERE status=")
+		s.str(first.from.String())
+		s.raw(" AND order_id IN (")
+		for n < len(rest) && rest[n].from == first.from && rest[n].to == first.to {
+			s.comma(n)
+			s.bytes(rest[n].id[:])
+			n++
+		}
+		s.raw(")")
+		s.dialect.endExactly(s, n)
+		rest = rest[n:]
+	}
+}
+
+// appendBuyers gives units back with one statement per SKU, which does nothing where
+// the SKU has no limit and so no rows, and takes them with an upsert.
+func (t *transition) appendBuyers(s *script) {
+	w := writes{buyers: t.buyers}
+	w.sort()
+	t.buyers = w.buyers
+	for rest := t.buyers; len(rest) > 0; {
+		n := 1
+		for rest[0].units < 0 && n < len(rest) && rest[n].sku == rest[0].sku && rest[n].units < 0 {
+			n++
+		}
+		if rest[0].units < 0 {
+			appendReturn(s, rest[:n])
+		} else {
+			(&writes{buyers: rest[:1]}).appendBuyers(s)
+		}
+		rest = rest[n:]
+	}
+}
+
+// appendReturn takes units off the rows of a SKU's buyers, in key order.
+func appendReturn(s *script, buyers []buyerUnits) {
+	s.raw("UPDATE buyers" + s.dialect.byPrimaryKey() + " SET units=units+CASE")
+	for _, b := range buyers {
+		if b.units != buyers[0].units {
+			s.raw(" WHEN user_id=")
+			s.str(b.user)
+			s.raw(" THEN ")
+			s.int(b.units)
+		}
+	}
+	s.raw(" WHEN 1=1 THEN ")
+	s.int(buyers[0].units)
+	s.raw(" END WHERE sku=")
+	s.str(buyers[0].sku)
+	s.raw(" AND user_id IN (")
+	for i, b := range buyers {
+		s.comma(i)
+		s.str(b.user)
+	}
+	s.raw(")")
+	s.end()
+}
+
+func (t *transition) appendMoves(s *script) {
+	if len(t.moves) == 0 {
+		return
+	}
+	slices.SortFunc(t.moves, func(a, b stockMove) int {
+		return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.reason, b.reason))
+	})
+	s.raw("INSERT INTO stock_moves (order_id,reason,sku,segment,delta,at) VALUES ")
+	for i, m := range t.moves {
+		s.comma(i)
+		s.values(m.id[:], m.reason, m.sku, m.segment, m.delta, t.at)
+	}
+	s.end()
+}
+
+// appendStock adds to the stock rows. A row that is missing, or whose rules have
+// changed since, refuses.
+func (t *transition) appendStock(s *script) {
+	for _, d := range mergeStock(t.stock) {
+		s.raw("UPDATE stock SET total=total+")
+		s.int(d.total)
+		s.raw(",sold=CASE WHEN sku_version=")
+		s.int(d.version)
+		s.raw(" THEN sold+(")
+		s.int(d.sold)
+		s.raw(") ELSE -1 END,raises=raises+")
+		s.int(d.raises)
+		s.raw(" WHERE sku=")
+		s.str(d.sku)
+		s.raw(" AND segment=")
+		s.int(int64(d.segment))
+		s.dialect.endExactly(s, 1)
+	}
+}
+
+// mergeStock sorts the rows by key and joins those of the same row.
+func mergeStock(deltas []stockDelta) []stockDelta {
+	slices.SortFunc(deltas, func(a, b stockDelta) int {
+		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
+	})
+	n := 0
+	for _, d := range deltas {
+		if n > 0 && deltas[n-1].sku == d.sku && deltas[n-1].segment == d.segment {
+			last := &deltas[n-1]
+			last.total, last.sold, last.raises = last.total+d.total, last.sold+d.sold, max(last.raises, d.raises)
+			if last.version != d.version {
+				last.version = -1 // read before and after a change: no version fits
+			}
+			continue
+		}
+		deltas[n] = d
+		n++
+	}
+	return deltas[:n]
+}
+
+func (mysqlDialect) endExactly(s *script, rows int) {
+	s.end()
+	s.raw(fmt.Sprintf("SET @flashgate=IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))", rows))
+	s.end()
+}
+
+func (mysqlDialect) lease(s *script, name string, token int64) {
+	s.raw("SELECT COUNT(*) INTO @flashgate FROM job_leases WHERE name=")
+	s.str(name)
+	s.raw(" AND token=")
+	s.int(token)
+	s.raw(" LOCK IN SHARE MODE")
+	s.end()
+	s.raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
+	s.end()
+}
+
+func (sqliteDialect) endExactly(s *script, rows int) { s.endMarked(stockUpdate, rows) }
+
+func (d sqliteDialect) lease(s *script, name string, token int64) {
+	s.raw("UPDATE job_leases SET token=token WHERE name=")
+	s.str(name)
+	s.raw(" AND token=")
+	s.int(token)
+	d.endExactly(s, 1)
+}
