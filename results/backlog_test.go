@@ -367,6 +367,11 @@ func TestAnAnswerThatDoesNotComeIsUnknown(t *testing.T) {
 	b := newBacklog(t, c, BacklogConfig{ResendAfter: 50 * time.Millisecond})
 	mustPark(t, b, "shoe", wishes("shoe", 0, 1))
 	n.Stop()
+	testenv.Eventually(t, 5*time.Second, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		return c.Ping(ctx) != nil
+	}, "the server is frozen")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	for _, err := range b.Park(ctx, "shoe", wishes("shoe", 1, 4)) {
