@@ -152,3 +152,23 @@ func BenchmarkDeductManySKUs(b *testing.B) {
 	b.ReportMetric((serverCPU(b, s.client)-usec0)/float64(rounds*skus*size), "redis-us/claim")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(rounds*skus*size), "ns/claim")
 }
+
+// BenchmarkRebuild loads a SKU with 100,000 orders of as many buyers.
+func BenchmarkRebuild(b *testing.B) {
+	if testing.Short() {
+		b.Skip("needs real servers; run without -short")
+	}
+	server := testenv.Redis(b)
+	sku := testSKU(2, 1)
+	l := newFakeLedger(sku, 200_000)
+	l.commit(claims(100_000, 0), nil)
+	s := newShield(b, server.Addr, l)
+	usec0 := serverCPU(b, s.client)
+	for b.Loop() {
+		s.Distrust(sku.Name, l.Now())
+		if err := s.Rebuild(context.Background(), &sku); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric((serverCPU(b, s.client)-usec0)/float64(b.N)/100_000, "redis-us/order")
+}
