@@ -118,14 +118,3 @@ func decide(l *fakeLedger, d sale.Deduction, cs []*sale.Claim) []sale.Settlement
 	}
 	return settlement(d, cs, outcomes, left)
 }
-
-func must[T any](t testing.TB) func(v T, err error) T {
-	t.Helper()
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
