@@ -40,6 +40,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 // rig is the installation under test and the bare server beside it.
 type rig struct {
 	t       *testing.T
+	redis   *testenv.RedisServer
 	maria   *testenv.MariaDBServer
 	nats    *testenv.NATSServer
 	db      *sql.DB
@@ -51,8 +52,7 @@ type rig struct {
 }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, maria: testenv.OwnMariaDB(t), nats: testenv.NATS(t)}
-	redis := testenv.Redis(t)
+	r := &rig{t: t, maria: testenv.OwnMariaDB(t), nats: testenv.NATS(t), redis: testenv.Redis(t)}
 	bin := filepath.Join(t.TempDir(), "flashgate")
 	bare := filepath.Join(t.TempDir(), "bare")
 	for path, pkg := range map[string]string{bin: "flashgate", bare: "flashgate/loadtest/bare"} {
@@ -62,7 +62,7 @@ func newRig(t *testing.T) *rig {
 	}
 	port, admin, barePort := testenv.Port(t), testenv.Port(t), testenv.Port(t)
 	env := []string{
-		"FLASHGATE_REDIS__ADDRS=" + redis.Addr, "FLASHGATE_LEDGER__DSN=" + r.maria.DSN, "FLASHGATE_NATS__URL=" + r.nats.URL,
+		"FLASHGATE_REDIS__ADDRS=" + r.redis.Addr, "FLASHGATE_LEDGER__DSN=" + r.maria.DSN, "FLASHGATE_NATS__URL=" + r.nats.URL,
 		"FLASHGATE_ADMIN__KEY=" + key, "FLASHGATE_AUTH__MODE=header", "FLASHGATE_SERVER__TRUSTED_PROXIES=127.0.0.0/8",
 		"FLASHGATE_LIMITS__USER__RATE=0", "FLASHGATE_LOG__LEVEL=warn",
 		fmt.Sprintf("FLASHGATE_SERVER__LISTEN=127.0.0.1:%d", port), fmt.Sprintf("FLASHGATE_ADMIN__LISTEN=127.0.0.1:%d", admin),
@@ -158,13 +158,21 @@ func (r *rig) published(from uint64) (events int64, next uint64) {
 // measure runs one load against a process and adds the processor time it cost.
 func (r *rig) measure(p *testenv.Process, script, url string, env ...string) load {
 	r.t.Helper()
-	before := cpuTime(p.Pid())
+	before, parts := cpuTime(p.Pid()), r.cpuTimes()
 	l, err := runWrk(script, url, time.Duration(*seconds)*time.Second, *connections, env...)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	l.cpu = cpuTime(p.Pid()) - before
+	for i, now := range r.cpuTimes() {
+		l.parts[i] = now - parts[i]
+	}
 	return l
+}
+
+// cpuTimes is what the three servers have used so far: ledger, shield, results.
+func (r *rig) cpuTimes() [3]time.Duration {
+	return [3]time.Duration{cpuTime(r.maria.Pid()), cpuTime(r.redis.Pid()), cpuTime(r.nats.Pid())}
 }
 
 // reserve measures (b) and holds it to account: every answer a yes, every yes a row,
@@ -239,10 +247,9 @@ func run(t *testing.T, name string, fn func() load, series map[string][]load) {
 	t.Helper()
 	l := fn()
 	series[name] = append(series[name], l)
-	t.Logf("%-14s %8.0f/s  p50 %v  p99 %v  cpu %.1fus each", name, l.perSecond, l.p50, l.p99, perRequest(l))
+	t.Logf("%-14s %8.0f/s  p50 %v  p99 %v  us each: server %.1f, mariadb %.1f, redis %.1f, nats %.1f", name, l.perSecond, l.p50, l.p99,
+		l.each(l.cpu), l.each(l.parts[0]), l.each(l.parts[1]), l.each(l.parts[2]))
 }
-
-func perRequest(l load) float64 { return float64(l.cpu.Microseconds()) / float64(l.requests) }
 
 func (r *rig) sold(sku string) (n int64) {
 	r.t.Helper()
@@ -292,7 +299,7 @@ func report(t *testing.T, series map[string][]load) {
 	for _, name := range []string{"bare", "reserved", "soldout", "soldout-keyed"} {
 		var rate, ratio, cpu, p99 []float64
 		for i, l := range series[name] {
-			rate, cpu, p99 = append(rate, l.perSecond), append(cpu, perRequest(l)), append(p99, float64(l.p99.Microseconds())/1000)
+			rate, cpu, p99 = append(rate, l.perSecond), append(cpu, l.each(l.cpu)), append(p99, float64(l.p99.Microseconds())/1000)
 			ratio = append(ratio, l.perSecond/bare[i].perSecond)
 		}
 		res.PerSecond[name], res.Ratio[name], res.CPU[name], res.P99[name] = median(rate), median(ratio), median(cpu), median(p99)

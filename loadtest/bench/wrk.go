@@ -17,7 +17,11 @@ type load struct {
 	perSecond float64
 	p50, p99  time.Duration
 	cpu       time.Duration // what the server's process used meanwhile
+	parts     [3]time.Duration
 }
+
+// each is a time per request, in microseconds.
+func (l load) each(d time.Duration) float64 { return float64(d.Microseconds()) / float64(l.requests) }
 
 var (
 	requestsLine = regexp.MustCompile(`(\d+) requests in`)
