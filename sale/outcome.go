@@ -5,8 +5,8 @@ package sale
 type Outcome uint8
 
 // The outcomes. The order of the refusals is their precedence wherever more than one
-// would fit (edge, shield, ledger): duplicate, conflict, then the sale's state, then
-// limit, then stock. Zero is no verdict.
+// would fit (edge, shield, ledger): duplicate, conflict, then the sale's state (which
+// of the three, SKU.Gate says), then limit, then stock. Zero is no verdict.
 const (
 	NoOutcome    Outcome = iota
 	Reserved             // the ledger committed the order

@@ -3,6 +3,7 @@ package sale
 import (
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // Limits of the domain. Everything from outside is held against them at the edge.
@@ -102,8 +103,8 @@ func (s *SKU) Validate() error {
 		return err
 	}
 	switch {
-	case len(s.Title) > MaxTitleLen:
-		return fmt.Errorf("title is longer than %d bytes", MaxTitleLen)
+	case len(s.Title) > MaxTitleLen || !utf8.ValidString(s.Title):
+		return fmt.Errorf("title must be UTF-8 of at most %d bytes", MaxTitleLen)
 	case s.UnitPrice < 0 || s.UnitPrice > MaxUnitPrice:
 		return fmt.Errorf("unit_price must be 0..%d", int64(MaxUnitPrice))
 	case !isCurrency(s.Currency):
