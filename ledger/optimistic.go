@@ -220,13 +220,10 @@ func (c *committer) write(g *optimisticGroup) error {
 }
 
 // execute appends the writes to the script that the caller began, runs it, and
-// announces what was committed. Acknowledged outbox rows go along; where they may not
-// have been deleted they are put back.
+// announces what was committed.
 func (c *committer) execute(w *writes) error {
-	w.acked = c.db.acks.take(2 * ackChunk)
 	c.offered = w.append(c.text)
 	if err := c.db.dialect.exec(context.Background(), c.conn, c.text); err != nil {
-		c.db.acks.put(w.acked)
 		return err
 	}
 	c.committed(w)

@@ -19,7 +19,6 @@ type writes struct {
 	orders []*sale.Order
 	buyers []buyerUnits
 	outbox []sale.OutboxRow
-	acked  []int64 // outbox rows to delete
 	// taken are units to add to stock rows whose rules must be as offered; settled
 	// are rows that are locked and get absolute figures. A transaction has one kind.
 	taken   []takenUnits
@@ -95,7 +94,6 @@ func (w *writes) sort() (repeated bool) {
 func (w *writes) append(s *script) *attemptMark {
 	w.appendOrders(s)
 	w.appendBuyers(s)
-	appendDeleteOutbox(s, w.acked)
 	appendInsertOutbox(s, w.outbox)
 	mark := w.appendDue(s)
 	if len(w.taken) > 0 {
