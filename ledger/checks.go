@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -113,7 +112,7 @@ func checks(now int64, b AuditBounds) []check {
 // It takes no locks, and may run beside a sale; a long one makes the database keep old
 // versions of rows. It has a connection of its own, without the time limits of the
 // others.
-func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Checked) error) (err error) {
+func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Checked) error) error {
 	if !db.Ready() {
 		return db.notReady()
 	}
@@ -148,17 +147,17 @@ func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Check
 }
 
 // unhurried runs fn on a connection without limits on how long a call may take.
-func (db *DB) unhurried(ctx context.Context, fn func(conn *sql.Conn) error) (err error) {
+func (db *DB) unhurried(ctx context.Context, fn func(conn *sql.Conn) error) error {
 	pool, err := db.dialect.openForMigration(db.cfg.DSN)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pool.Close()) }()
+	// What was read has been read: that a connection ends badly changes nothing.
+	defer func() { _ = pool.Close() }()
 	conn, err := pool.Conn(ctx)
 	if err != nil {
 		return db.away(ctx, err)
 	}
-	// The pool's end is the connection's.
 	defer func() { _ = conn.Close() }()
 	return fn(conn)
 }
