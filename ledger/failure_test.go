@@ -257,6 +257,29 @@ func TestFrozenGateway(t *testing.T) {
 	b.checkInvariants()
 }
 
+// TestGroupLocksOnlyItsOwnRows holds rows next to those of a large group: a plan that
+// scans a table would wait for them.
+func TestGroupLocksOnlyItsOwnRows(t *testing.T) {
+	b := mariaBed(t)
+	db := b.open()
+	sku, other := b.sku("shoe", 10_000, 2), b.sku("show", 10_000, 2)
+	settleGroup(t, db, admitted(sku, claims(sku, "old", 3)...), admitted(other, claims(other, "old", 3)...))
+	lock := lockStock(t, b, "show")
+	lock.exec("SELECT * FROM orders FOR UPDATE")
+	lock.exec("SELECT * FROM buyers FOR UPDATE")
+	lock.exec("SELECT * FROM outbox FOR UPDATE")
+	start := time.Now()
+	for i, r := range settleGroup(t, db, direct(sku, claims(sku, "d", 1200)...), admitted(sku, claims(sku, "a", 1200)...)) {
+		if v := r.Verdicts[1199]; v.Outcome != sale.Reserved {
+			t.Errorf("batch %d: %v", i, v)
+		}
+	}
+	if took := time.Since(start); took > 2500*time.Millisecond {
+		t.Errorf("it took %v", took)
+	}
+	lock.exec("ROLLBACK")
+}
+
 func TestDatabaseGoesAndComes(t *testing.T) {
 	b, p := proxied(t)
 	p.Refuse(true)
