@@ -232,7 +232,7 @@ func (l *look) read(reply []any) bool {
 // tentative, so that a settlement that comes in between is not done twice.
 func (s *Shield) judgeOld(ctx context.Context, looks []*look, rep *Report) error {
 	for _, l := range looks {
-		if len(l.old) == 0 {
+		if len(l.old) == 0 || (s.cfg.Waiting != nil && s.cfg.Waiting(l.key.sku)) {
 			continue
 		}
 		settled, err := s.judgeFamily(ctx, l, rep)

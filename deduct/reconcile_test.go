@@ -77,6 +77,20 @@ func TestReconcileJudgesWhatACrashLeft(t *testing.T) {
 	}
 }
 
+func TestReconcileLeavesWhatHasABacklog(t *testing.T) {
+	sc := newScene(t, 0, 10)
+	parked := true
+	sc.s.cfg.Waiting = func(sku string) bool { return parked && sku == sc.sku.Name }
+	wantAnswers(t, deduct(t, sc.s, &sc.sku, claims(2, 0)), "11")
+	sc.age(testGrace + time.Millisecond)
+	sc.reconcile(t, Report{Tentative: 1})
+	if n := left(t, sc.s, &sc.sku); n != 8 {
+		t.Errorf("%d units left, want 8", n)
+	}
+	parked = false
+	sc.reconcile(t, Report{Tentative: 1, Judged: 1, Returned: 2, Units: 2})
+}
+
 func TestReconcileIsNotDoneTwice(t *testing.T) {
 	sc := newScene(t, 0, 10)
 	d := deduct(t, sc.s, &sc.sku, claims(4, 0))

@@ -76,6 +76,10 @@ type Config struct {
 	// Parked, where set, returns how many units of the SKU are promised to claims in
 	// the durable backlog, which the ledger does not know yet.
 	Parked func(ctx context.Context, sku string) (int64, error)
+	// Waiting, where set, reports from memory whether the SKU has claims in the durable
+	// backlog. As long as it has, nothing of it is judged: a tentative batch may stand
+	// for claims that were parked by a gateway that died before it could say so.
+	Waiting func(sku string) bool
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -120,10 +124,10 @@ type Shield struct {
 
 // scripts are the Lua sources, by file.
 type scripts struct {
-	deduct                      *redis.Script
-	begin, beat, flip, abort    *redis.Script
-	stale, raise, sweep, buyers *redis.Script
-	deductSource                string
+	deduct                            *redis.Script
+	begin, beat, flip, abort          *redis.Script
+	stale, raise, sweep, buyers, mark *redis.Script
+	deductSource                      string
 }
 
 // New validates and starts nothing.
@@ -174,7 +178,7 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 func (s *scripts) read() error {
 	for name, into := range map[string]**redis.Script{
 		"deduct": &s.deduct, "begin": &s.begin, "beat": &s.beat, "flip": &s.flip, "abort": &s.abort,
-		"stale": &s.stale, "raise": &s.raise, "sweep": &s.sweep, "buyers": &s.buyers,
+		"stale": &s.stale, "raise": &s.raise, "sweep": &s.sweep, "buyers": &s.buyers, "mark": &s.mark,
 	} {
 		source, err := fs.ReadFile(luaFiles, "lua/"+name+".lua")
 		if err != nil {

@@ -21,22 +21,41 @@ func verdictKey(id sale.OrderID) string { return "fg:v:" + id.String() }
 
 // Remember keeps claims without an order row (queued ones, and refusals with their
 // reason) for the given time, so that any gateway can answer for them. The last call
-// for an id counts; ordering calls for the same id is the caller's.
+// for an id counts, except that a mark of a queued claim never shortens another; the
+// order of calls for the same id is the caller's.
 func (s *Shield) Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error {
 	for len(orders) > 0 {
 		n := min(len(orders), rememberChunk)
-		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i := range orders[:n] {
-				p.Set(ctx, verdictKey(orders[i].ID), encodeVerdict(&orders[i]), ttl)
+		err := s.rememberSome(ctx, orders[:n], ttl)
+		if noScript(err) {
+			if err = s.scripts.mark.Load(ctx, s.client).Err(); err == nil {
+				err = s.rememberSome(ctx, orders[:n], ttl)
 			}
-			return nil
-		})
+		}
 		if err != nil {
 			return away(err)
 		}
 		orders = orders[n:]
 	}
 	return nil
+}
+
+// queuedPrefix is how the mark of every queued claim begins.
+const queuedPrefix = "1\nqueued\n"
+
+func (s *Shield) rememberSome(ctx context.Context, orders []sale.Order, ttl time.Duration) error {
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i := range orders {
+			key, text := verdictKey(orders[i].ID), encodeVerdict(&orders[i])
+			if orders[i].Status == sale.StatusQueued {
+				s.scripts.mark.EvalSha(ctx, p, []string{key}, text, ttl.Milliseconds(), queuedPrefix)
+			} else {
+				p.Set(ctx, key, text, ttl)
+			}
+		}
+		return nil
+	})
+	return err
 }
 
 // Recall returns what was remembered of an id; false means that nothing is.

@@ -51,6 +51,39 @@ func TestVerdictsAreRememberedForAWhile(t *testing.T) {
 	}
 }
 
+// A claim that is parked is marked for as long as it may wait; the mark of the queue it
+// was in before, which a slow writer may bring later, is for a few seconds.
+func TestAMarkOfAQueuedClaimShortensNoOther(t *testing.T) {
+	m := startMini(t)
+	ctx := context.Background()
+	s := newShield(t, m.Addr(), newFakeLedger(testSKU(0, 1), 1))
+	c := claim("bob", "1", 3)
+	remember := func(o sale.Order, ttl time.Duration) {
+		t.Helper()
+		if err := s.Remember(ctx, []sale.Order{o}, ttl); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recall := func(want sale.Status) {
+		t.Helper()
+		if o, ok, err := s.Recall(ctx, c.ID); err != nil || (want == 0) == ok || o.Status != want {
+			t.Fatalf("%v %t %v, want %v", o.Status, ok, err, want)
+		}
+	}
+	queued, rejected := sale.QueuedOrder(c), sale.Rejected(c, sale.SoldOut)
+	remember(queued, 10*time.Second)
+	remember(queued, time.Minute) // one that lives longer replaces it
+	remember(queued, 10*time.Second)
+	m.FastForward(30 * time.Second)
+	recall(sale.StatusQueued)
+	remember(rejected, 10*time.Second) // a verdict ends it
+	recall(sale.StatusRejected)
+	remember(queued, time.Second) // and a new try begins
+	recall(sale.StatusQueued)
+	m.FastForward(2 * time.Second)
+	recall(0)
+}
+
 func FuzzDecodeVerdict(f *testing.F) {
 	o := sale.Rejected(claim("bob", "1", 3), sale.SoldOut)
 	f.Add(encodeVerdict(&o))
