@@ -35,6 +35,7 @@ type app struct {
 	publisher *results.Publisher
 	relay     *results.Relay
 	stats     *results.Stats
+	backlog   *results.Backlog
 	shield    *deduct.Shield
 	breakers  breakers
 	checkout  *checkout.Checkout
@@ -110,11 +111,20 @@ func (a *app) buildResults(reg *prometheus.Registry, nats *results.Embedded) (er
 		return err
 	}
 	a.stats, err = results.NewStats(results.StatsConfig{Now: a.ledger.Now, Log: log, Registerer: reg}, a.nats)
+	if err != nil {
+		return err
+	}
+	a.backlog, err = results.NewBacklog(results.BacklogConfig{
+		MaxBatch: a.cfg.Queue.MaxBatch, Hurry: func() bool { return !a.breakers.ledger.Usable() }, Log: log, Registerer: reg,
+	}, a.nats)
 	return err
 }
 
 func (a *app) buildShield(reg *prometheus.Registry) (err error) {
-	a.shield, err = deduct.New(shieldConfig(a.cfg, a.log, reg), a.ledger)
+	deduct.SetClientLog(a.log.With("part", "shield"))
+	c := shieldConfig(a.cfg, a.log, reg)
+	c.Parked, c.Waiting = a.backlog.Units, func(sku string) bool { return a.backlog.Waiting(sku) > 0 }
+	a.shield, err = deduct.New(c, a.ledger)
 	return err
 }
 
@@ -161,12 +171,12 @@ func (a *app) buildCheckout(reg *prometheus.Registry) error {
 		return err
 	}
 	a.checkout, err = checkout.New(checkout.Config{
-		MaxAge: a.cfg.Queue.MaxAge, VerdictTTL: a.cfg.Server.VerdictTTL,
+		MaxAge: a.cfg.Queue.MaxAge, VerdictTTL: a.cfg.Server.VerdictTTL, MaxWait: a.cfg.Backlog.MaxWait,
 		SoldOutMin: 200 * time.Millisecond, SoldOutMax: 500 * time.Millisecond,
 		Rebuilders: 4, LimitChecks: 20, Logger: a.log.With("part", "checkout"), Registerer: reg,
 	}, checkout.Deps{
 		Shield: a.shield, Ledger: a.ledger, ShieldBreaker: a.breakers.redis, LedgerBreaker: a.breakers.ledger,
-		Around: around, Stats: a.stats,
+		Around: around, Backlog: parking{a.backlog, a.nats, a.breakers.nats}, Stats: a.stats,
 	})
 	if err != nil {
 		return err
@@ -206,6 +216,8 @@ func (a *app) buildJobs(reg *prometheus.Registry) (err error) {
 	a.jobs, err = jobs.New(jobs.Config{Holder: instance(), Log: a.log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
 		jobs.Job{Name: "relay", Every: 500 * time.Millisecond, Run: a.relayOnce},
 		jobs.Job{Name: "reconcile", Every: a.cfg.Reconcile.Period, Run: a.reconcileOnce},
+		jobs.Job{Name: "drain", Every: 250 * time.Millisecond, Run: a.drainOnce},
+		jobs.Job{Name: "ledger-probe", Every: time.Second, EveryGateway: true, Run: a.probeLedger},
 		jobs.Job{Name: "nats-probe", Every: time.Second, EveryGateway: true, Run: func(ctx context.Context, _ int64) error {
 			// The connection and the breaker have said it already.
 			_ = a.breakers.nats.Do(ctx, a.nats.Ping)
@@ -250,6 +262,7 @@ func (a *app) stages() []stage {
 		{"checkout", a.checkout.Run},
 		{"refusal counts", a.stats.Run},
 		{"publisher", a.publisher.Run},
+		{"backlog", a.backlog.Run},
 		{"ledger", a.ledger.Run},
 		{"shield", a.shield.Run},
 		{"nats", a.nats.Run},

@@ -23,9 +23,13 @@ type batch struct {
 	around   []int // go to the ledger without the shield
 	unsure   []int // the shield cannot say; the ledger decides. A verdict is the shield's word
 	refused  []int // refused, verdict set; those with a key may still be repeats
+	repeats  []int // of the unsure: ids that the shield has seen, to be parked
 
+	behind  bool // what is admitted queues in the backlog instead of asking the ledger
+	failed  bool // the ledger gave no answer on the admitted
+	offered bool // and may have committed them all the same
 	token   sale.BatchToken
-	settled bool          // the ledger answered for the admitted, or never saw them
+	settled bool          // it is known how each of the admitted ended
 	left    map[int]int64 // what the ledger had left where it refused for stock
 }
 
@@ -135,8 +139,8 @@ func (b *batch) settlements() []sale.Settlement {
 	first := sale.Settlement{Token: b.token, LedgerLeft: -1}
 	for k, i := range b.admitted {
 		o := b.verdicts[i].Outcome
-		if o == sale.Reserved {
-			continue
+		if o == sale.Reserved || o == sale.Queued {
+			continue // a parked claim's end is told by whoever drains it
 		}
 		first.Refused = append(first.Refused, sale.Refused{
 			ID: b.claims[i].ID, User: b.claims[i].User, Quantity: b.claims[i].Quantity,

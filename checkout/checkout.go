@@ -56,6 +56,19 @@ type Throttle interface {
 	Wait(ctx context.Context, n int, deadline time.Time) error
 }
 
+// Backlog is the durable line of claims that wait for the ledger's return.
+type Backlog interface {
+	// Usable reports whether a claim could be parked now.
+	Usable() bool
+	// Park stores claims of one SKU. The errors run parallel to the claims: nil is
+	// stored; one that wraps sale.ErrUnknown may be; any other is certainly not.
+	Park(ctx context.Context, sku string, claims []sale.Parked) []error
+	// Waiting is about how many claims of the SKU are parked, as far as is known here.
+	Waiting(sku string) int64
+	// Drained waits until none is; false means that ctx ended before.
+	Drained(ctx context.Context, sku string) bool
+}
+
 // Stats counts refusals.
 type Stats interface {
 	Count(sku string, outcome sale.Outcome, n int)
@@ -69,6 +82,9 @@ type Config struct {
 	// Too low: buyers who come back late hear 404. Too high: the shield's memory
 	// fills with old refusals.
 	VerdictTTL time.Duration
+	// MaxWait is backlog.max_wait: what a parked claim may wait for the ledger. It is
+	// of use only with a Backlog.
+	MaxWait time.Duration
 	// SoldOutMin and SoldOutMax bound how long "sold out" is answered from memory
 	// before it is looked at again. Too low: losers reach the shield. Too high:
 	// returned units stay hidden.
@@ -85,13 +101,15 @@ type Config struct {
 	Registerer  prometheus.Registerer
 }
 
-// Deps are what a Checkout works with. Stats may be nil.
+// Deps are what a Checkout works with. Stats may be nil, and so may Backlog: then
+// nothing is parked.
 type Deps struct {
 	Shield        Shield
 	Ledger        Ledger
 	ShieldBreaker Breaker
 	LedgerBreaker Breaker
 	Around        Throttle
+	Backlog       Backlog
 	Stats         Stats
 }
 
@@ -111,6 +129,8 @@ func New(cfg Config, deps Deps) (*Checkout, error) {
 	switch {
 	case cfg.MaxAge <= 0 || cfg.VerdictTTL <= 0:
 		return nil, errors.New("checkout: max_age and verdict_ttl must be positive")
+	case deps.Backlog != nil && cfg.MaxWait < cfg.MaxAge:
+		return nil, errors.New("checkout: parking must not shorten a claim's life")
 	case cfg.SoldOutMin <= 0 || cfg.SoldOutMax < cfg.SoldOutMin:
 		return nil, errors.New("checkout: the sold-out memory needs 0 < min <= max")
 	case cfg.LimitChecks < 0:
@@ -191,10 +211,13 @@ func (c *Checkout) Remember(ctx context.Context, claims []*sale.Claim, verdicts 
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.MaxAge)
 	defer cancel()
-	err := c.ShieldBreaker.Do(ctx, func(ctx context.Context) error {
-		return c.Shield.Remember(ctx, orders, c.cfg.VerdictTTL)
-	})
+	c.remember(ctx, orders, c.cfg.VerdictTTL)
+}
+
+// remember has the shield keep orders that have no row, if it can.
+func (c *Checkout) remember(ctx context.Context, orders []sale.Order, ttl time.Duration) {
+	err := c.ShieldBreaker.Do(ctx, func(ctx context.Context) error { return c.Shield.Remember(ctx, orders, ttl) })
 	if err != nil {
-		c.log.Debug("verdicts not remembered", "claims", len(claims), "err", err)
+		c.log.Debug("verdicts not remembered", "claims", len(orders), "err", err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 // Settle decides one batch. It returns one verdict per claim, in order, and calls
 // admitted as soon as the SKU's next batch may enter the shield.
 func (c *Checkout) Settle(ctx context.Context, name string, claims []*sale.Claim, admitted func()) []sale.Verdict {
-	b := newBatch(claims, c.cfg.MaxAge)
+	b, whole := newBatch(claims, c.cfg.MaxAge), ctx
 	// Calls to a dependency that cannot be in time would count against it, so even a
 	// batch whose oldest claim is as old as it may be gets a while for them.
 	ctx, cancel := context.WithDeadline(ctx, b.due.Add(c.cfg.MaxAge/8))
@@ -29,6 +29,7 @@ func (c *Checkout) Settle(ctx context.Context, name string, claims []*sale.Claim
 	c.lookUp(ctx, b)
 	wg.Wait()
 	c.decideUnsure(ctx, b)
+	c.park(whole, b)
 	c.learn(b)
 	c.count(b)
 	return b.verdicts
@@ -42,14 +43,17 @@ func (c *Checkout) judge(ctx context.Context, name string, b *batch) error {
 		return err
 	}
 	b.sku = sku
-	if !c.LedgerBreaker.Usable() {
-		// Without the ledger nobody can be told yes: no units are taken for nothing.
+	b.behind = c.queuesBehind(ctx, b)
+	if b.behind && !c.Backlog.Usable() || !b.behind && !c.LedgerBreaker.Usable() {
+		// Nobody can be told yes, nor be queued: no units are taken for nothing.
 		return sale.ErrUnavailable
 	}
 	c.refuseByState(b)
 	c.refuseFromMemory(ctx, b)
-	if len(b.open) > 0 && !c.throughShield(ctx, b) {
-		c.aroundShield(ctx, b)
+	for len(b.open) > 0 && !c.throughShield(ctx, b) {
+		if c.mayGoAround(ctx, b) {
+			c.aroundShield(ctx, b)
+		}
 	}
 	return nil
 }
@@ -126,7 +130,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		case sale.Seen:
 			b.unsure = append(b.unsure, i)
 		case sale.ShieldLimit:
-			if c.limitChecks.Allow() {
+			if !b.behind && c.limitChecks.Allow() {
 				b.verdicts[i] = sale.Verdict{Outcome: sale.LimitReached}
 				b.unsure = append(b.unsure, i)
 				break
@@ -160,10 +164,11 @@ func (c *Checkout) aroundShield(ctx context.Context, b *batch) {
 // commit has the ledger decide what the shield admitted, or what came around it.
 func (c *Checkout) commit(ctx context.Context, b *batch) {
 	m := c.memoOf(b.sku.Name)
-	if len(b.admitted) > 0 {
+	if len(b.admitted) > 0 && !b.behind {
 		res, offered, err := c.ask(ctx, sale.CommitBatch{
 			SKU: b.sku, Claims: b.pick(b.admitted), Segments: b.segments, LockFirst: m.isWary(time.Now()),
 		})
+		b.failed, b.offered = err != nil && c.parks(err), offered
 		b.settled = err == nil || !offered
 		b.left = res.Left
 		b.adopt(b.admitted, res, err)
@@ -241,9 +246,16 @@ func (c *Checkout) lookUp(ctx context.Context, b *batch) {
 	unsure := b.unsure
 	b.unsure = nil
 	for _, i := range unsure {
-		if err != nil {
+		switch {
+		case err != nil:
+			if c.parks(err) && b.verdicts[i].Outcome == sale.NoOutcome {
+				b.repeats = append(b.repeats, i)
+			}
 			b.unanswered(i, err)
-		} else if !b.repeat(i, found) {
+		case b.repeat(i, found):
+		case b.behind:
+			b.repeats = append(b.repeats, i)
+		default:
 			b.unsure = append(b.unsure, i)
 		}
 	}
@@ -264,6 +276,9 @@ func (c *Checkout) decideUnsure(ctx context.Context, b *batch) {
 	b.adopt(b.unsure, res, err)
 	c.noteStock(m, res)
 	for k, i := range b.unsure {
+		if !limited[k] && err != nil && c.parks(err) {
+			b.repeats = append(b.repeats, i)
+		}
 		if limited[k] && b.verdicts[i].Outcome == sale.Reserved {
 			c.suspect(m, b, "it held units against a buyer who has none")
 			return
@@ -329,17 +344,21 @@ func (c *Checkout) learn(b *batch) {
 }
 
 func (c *Checkout) count(b *batch) {
-	var refusals [sale.Queued + 1]int
+	var outcomes [sale.Queued + 1]int
 	for _, v := range b.verdicts {
-		refusals[v.Outcome]++
+		outcomes[v.Outcome]++
 	}
-	c.metrics.count(&refusals)
+	c.countOutcomes(b.claims[0].SKU, &outcomes)
+}
+
+func (c *Checkout) countOutcomes(sku string, outcomes *[sale.Queued + 1]int) {
+	c.metrics.count(outcomes)
 	if c.Stats == nil {
 		return
 	}
-	for o, n := range refusals {
+	for o, n := range outcomes {
 		if n > 0 && sale.Outcome(o).Refusal() {
-			c.Stats.Count(b.claims[0].SKU, sale.Outcome(o), n)
+			c.Stats.Count(sku, sale.Outcome(o), n)
 		}
 	}
 }
