@@ -30,15 +30,26 @@ type check struct {
 
 const live = "('reserved','paid')"
 
+// stockDiffers finds the stock rows, as s, whose sold is not what live orders hold, as
+// l.units; buyersDiffer does so for buyers, grouped as u.
+const (
+	stockDiffers = ` FROM stock s
+		LEFT JOIN (SELECT sku, segment, SUM(quantity) AS units FROM orders WHERE status IN ` + live + ` GROUP BY sku, segment) l
+		ON l.sku = s.sku AND l.segment = s.segment WHERE s.sold <> COALESCE(l.units, 0)`
+	buyersDiffer = ` FROM (
+		SELECT b.sku, b.user_id, b.units AS held, 0 AS live FROM buyers b JOIN skus k ON k.sku = b.sku WHERE k.per_user_limit > 0
+		UNION ALL
+		SELECT o.sku, o.user_id, 0, o.quantity FROM orders o JOIN skus k ON k.sku = o.sku WHERE k.per_user_limit > 0 AND o.status IN ` + live + `
+		) u GROUP BY u.sku, u.user_id HAVING SUM(u.held) <> SUM(u.live)`
+)
+
 // checks are the invariants that a query can judge alone. None of them loads a table
 // into this process; what they sort and group is the database's.
 func checks(now int64, b AuditBounds) []check {
 	return []check{
 		{
 			name: "stock_sold", promise: "sold is what live orders hold, per stock row",
-			query: `SELECT s.sku, '', s.segment, s.sold, COALESCE(l.units, 0) FROM stock s
-				LEFT JOIN (SELECT sku, segment, SUM(quantity) AS units FROM orders WHERE status IN ` + live + ` GROUP BY sku, segment) l
-				ON l.sku = s.sku AND l.segment = s.segment WHERE s.sold <> COALESCE(l.units, 0)`,
+			query:  `SELECT s.sku, '', s.segment, s.sold, COALESCE(l.units, 0)` + stockDiffers,
 			detail: "segment %s has sold %s, its live orders hold %s", figures: 3,
 		},
 		{
@@ -49,11 +60,7 @@ func checks(now int64, b AuditBounds) []check {
 		},
 		{
 			name: "buyer_units", promise: "buyers' units are what their live orders hold, where the SKU has a limit",
-			query: `SELECT u.sku, '', u.user_id, SUM(u.held), SUM(u.live) FROM (
-				SELECT b.sku, b.user_id, b.units AS held, 0 AS live FROM buyers b JOIN skus k ON k.sku = b.sku WHERE k.per_user_limit > 0
-				UNION ALL
-				SELECT o.sku, o.user_id, 0, o.quantity FROM orders o JOIN skus k ON k.sku = o.sku WHERE k.per_user_limit > 0 AND o.status IN ` + live + `
-				) u GROUP BY u.sku, u.user_id HAVING SUM(u.held) <> SUM(u.live)`,
+			query:  `SELECT u.sku, '', u.user_id, SUM(u.held), SUM(u.live)` + buyersDiffer,
 			detail: "user %s has %s units, their live orders hold %s", figures: 3,
 		},
 		{

@@ -171,42 +171,11 @@ func TestAuditIsBounded(t *testing.T) {
 func TestAuditSeesOneState(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		db := b.open()
-		sku := b.sku("shoe", 100_000, 100)
+		sku := b.sku("shoe", 100_000, 100_000)
 		stop := make(chan struct{})
 		done := make(chan error, 4)
 		for w := range cap(done) {
-			go func() {
-				done <- func() error {
-					for i := 0; ; i++ {
-						select {
-						case <-stop:
-							return nil
-						default:
-						}
-						batch := admitted(sku, claims(sku, fmt.Sprintf("%d-%d", w, i%5), 3)...)
-						for _, c := range batch.Claims {
-							c.ID[0], c.ID[1], c.ID[2] = byte(w), byte(i), byte(i>>8)
-						}
-						r, err := db.Commit(t.Context(), batch)
-						if err != nil {
-							return err
-						}
-						for n, v := range r.Verdicts {
-							switch {
-							case v.Outcome != sale.Reserved:
-								return fmt.Errorf("%v", v)
-							case n == 0:
-								_, err = db.Cancel(t.Context(), v.Order.ID, v.Order.User)
-							case n == 1:
-								_, err = db.Pay(t.Context(), paymentOf(v.Order, v.Order.ID.String()))
-							}
-							if err != nil {
-								return err
-							}
-						}
-					}
-				}()
-			}()
+			go func() { done <- sellAndCancel(t.Context(), db, sku, w, stop) }()
 		}
 		for range 30 {
 			b.clean(db)
@@ -222,6 +191,38 @@ func TestAuditSeesOneState(t *testing.T) {
 		}
 		b.clean(db)
 	})
+}
+
+// sellAndCancel makes orders until stop is closed, and ends one third and pays another.
+func sellAndCancel(ctx context.Context, db *DB, sku *sale.SKU, worker int, stop <-chan struct{}) error {
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		batch := admitted(sku, claims(sku, fmt.Sprintf("%d-%d", worker, i%50), 3)...)
+		for _, c := range batch.Claims {
+			c.ID[0], c.ID[1], c.ID[2] = byte(worker), byte(i), byte(i>>8)
+		}
+		r, err := db.Commit(ctx, batch)
+		if err != nil {
+			return err
+		}
+		for n, v := range r.Verdicts {
+			switch {
+			case v.Outcome != sale.Reserved:
+				return fmt.Errorf("%v", v)
+			case n == 0:
+				_, err = db.Cancel(ctx, v.Order.ID, v.Order.User)
+			case n == 1:
+				_, err = db.Pay(ctx, paymentOf(v.Order, v.Order.ID.String()))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func TestQualified(t *testing.T) {
