@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -171,8 +172,11 @@ func (j *job) answer(verdicts []sale.Verdict, left map[int]int64) {
 
 // fail answers the job's calls that no verdict was reached.
 func (j *job) fail(err error) {
+	if !errors.Is(err, sale.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", sale.ErrUnavailable, err)
+	}
 	for _, p := range j.parts {
-		p.w.done <- reply{err: fmt.Errorf("%w: %w", sale.ErrUnavailable, err)}
+		p.w.done <- reply{err: err}
 	}
 }
 

@@ -169,7 +169,7 @@ func New(cfg Config) (*DB, error) {
 func (db *DB) Run(ctx context.Context) error {
 	defer func() { _ = db.sql.Close() }()
 	defer db.queue.close()
-	if err := db.connect(ctx); err != nil {
+	if err := db.connect(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	db.syncClock(ctx)

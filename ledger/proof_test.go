@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -154,4 +155,22 @@ func TestSQLiteFileWithOddName(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, r, false, "reserved", "sold_out")
+}
+
+// TestRunEndedBeforeTheDatabaseWasThere must not leave a ledger that says it is ready.
+func TestRunEndedBeforeTheDatabaseWasThere(t *testing.T) {
+	db, err := New(Config{
+		Driver: "mysql", DSN: "root@tcp(127.0.0.1:1)/x", Encode: func(sale.Kind, []sale.Order) []byte { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := testContext(t)
+	cancel()
+	if err := db.Run(ctx); err != nil || db.Ready() {
+		t.Errorf("Run: %v, ready %v", err, db.Ready())
+	}
+	if _, err := db.Commit(t.Context(), sale.CommitBatch{SKU: &sale.SKU{Name: "s"}}); !errors.Is(err, sale.ErrUnavailable) {
+		t.Errorf("Commit: %v", err)
+	}
 }
