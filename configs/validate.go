@@ -22,7 +22,7 @@ const (
 	// sellableAgain is the promise that what a crash left tentative is sellable again.
 	sellableAgain = 15 * time.Second
 	// maxBatch keeps a batch's arrays below what the shield's Lua can unpack.
-	maxBatch = 4096
+	maxBatch = 1000
 	// maxGroup and maxCommitters are what the ledger takes.
 	maxGroup      = 8192
 	maxCommitters = 32
