@@ -120,7 +120,9 @@ func (c *Checkout) park(ctx context.Context, b *batch) {
 		for _, i := range list {
 			b.verdicts[i] = sale.Verdict{Err: sale.ErrUnavailable}
 		}
-		b.settled = !b.offered
+		if took > 0 {
+			b.settled = !b.offered
+		}
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, parkFor)
@@ -152,5 +154,7 @@ func (c *Checkout) park(ctx context.Context, b *batch) {
 			known = false
 		}
 	}
-	b.settled = known
+	if took > 0 {
+		b.settled = known
+	}
 }
