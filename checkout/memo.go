@@ -113,6 +113,13 @@ func (c *Checkout) SoldOut(name string) bool {
 	return ok && m.(*memo).soldOut.refuses(time.Now())
 }
 
+// Restocked forgets that the SKU is sold out: units came back, and the shield knows.
+func (c *Checkout) Restocked(name string) {
+	if m, ok := c.memos.Load(name); ok {
+		m.(*memo).soldOut.clear()
+	}
+}
+
 // soldOut remembers that a SKU had nothing left, and when that was last seen.
 type soldOut struct {
 	seen     atomic.Int64 // Unix ns of the last look that found nothing; 0 = not sold out

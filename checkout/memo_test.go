@@ -256,6 +256,20 @@ func TestSoldOutFromMemory(t *testing.T) {
 	})
 }
 
+func TestRestocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, config())
+		w.Restocked("s") // of which nothing is remembered
+		w.shield.deduct = w.answers("-")
+		if w.settle(t, claims("a")); !w.SoldOut("s") {
+			t.Fatal("not sold out after the shield said so")
+		}
+		if w.Restocked("s"); w.SoldOut("s") {
+			t.Error("still sold out, though units came back")
+		}
+	})
+}
+
 func TestSoldOutMemoryOfWhatGoesAround(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, config())

@@ -10,6 +10,10 @@ import (
 // that cannot be loaded is not loaded in a loop.
 const rebuildPause = 200 * time.Millisecond
 
+// rebuildLimit ends a load that hangs, so that it does not hold a rebuilder for ever. It
+// is ample: a hundred thousand orders load within a second.
+const rebuildLimit = 2 * time.Minute
+
 // rebuilds is the set of SKUs whose shield wants loading, in the order asked for.
 type rebuilds struct {
 	mu      sync.Mutex
@@ -106,6 +110,8 @@ func (c *Checkout) load(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, rebuildLimit)
+	defer cancel()
 	began := time.Now()
 	if err := c.Shield.Rebuild(ctx, sku); err != nil {
 		return err
