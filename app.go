@@ -201,13 +201,18 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 		}},
 		Limits:    gateway.Limits{User: limit(l.User), IP: limit(l.IP), SKU: limit(l.SKU), Global: limit(l.Global), MaxEntries: l.MaxEntries},
 		BodyLimit: s.BodyLimit, HeaderLimit: s.HeaderLimit, ReadTimeout: s.ReadTimeout, IdleTimeout: s.IdleTimeout, MaxConnections: s.MaxConnections,
+		Payments:   gateway.Payments{WebhookSecrets: a.cfg.Payments.WebhookSecrets, Tolerance: a.cfg.Payments.Tolerance},
 		DrainDelay: s.DrainDelay, ShutdownTimeout: s.ShutdownTimeout,
 		Logger: a.log.With("part", "gateway"), Registerer: reg, Gatherer: reg,
 	}, gateway.Deps{
-		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Catalogue: catalogue{a.ledger, a.checkout}, Shield: guardedShield{a.shield, a.breakers.redis},
+		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Orders: a.lifecycle(), Catalogue: catalogue{a.ledger, a.checkout}, Shield: guardedShield{a.shield, a.breakers.redis},
 		Breakers: a.breakers.panel(), Paths: a.checkout, Readiness: a.ledger,
 	})
 	return err
+}
+
+func (a *app) lifecycle() lifecycle {
+	return lifecycle{a.ledger, a.shield, a.breakers.redis, a.checkout, a.log.With("part", "orders")}
 }
 
 // buildJobs schedules what runs beside the sale. Relay and reconciler run in one

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"sync"
 	"time"
 
 	"flashgate/deduct"
@@ -26,6 +28,45 @@ func (g guardedShield) Recall(ctx context.Context, id sale.OrderID) (o sale.Orde
 		return err
 	})
 	return o, ok, err
+}
+
+// recallers is how many verdicts are asked for at a time.
+const recallers = 8
+
+// RecallAll asks for each of them; the first error ends it.
+func (g guardedShield) RecallAll(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	found := make(map[sale.OrderID]sale.Order)
+	err := g.breaker.Do(ctx, func(ctx context.Context) error {
+		var mu sync.Mutex
+		var failed error
+		var next int
+		take := func() (id sale.OrderID, ok bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			if failed != nil || next == len(ids) {
+				return id, false
+			}
+			next++
+			return ids[next-1], true
+		}
+		var asking sync.WaitGroup
+		for range min(recallers, len(ids)) {
+			asking.Go(func() {
+				for id, ok := take(); ok; id, ok = take() {
+					o, known, err := g.shield.Recall(ctx, id)
+					mu.Lock()
+					if known {
+						found[id] = o
+					}
+					failed = cmp.Or(failed, err)
+					mu.Unlock()
+				}
+			})
+		}
+		asking.Wait()
+		return failed
+	})
+	return found, err
 }
 
 func (g guardedShield) Left(ctx context.Context, sku *sale.SKU) (left int64, loaded bool, err error) {

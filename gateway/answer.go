@@ -18,6 +18,7 @@ const (
 	answerReserved
 	answerReplayed
 	answerQueued
+	answerNothing
 
 	malformed
 	unauthenticated
@@ -67,6 +68,7 @@ var answers = [answerCount]entry{
 	answerReserved: {status: http.StatusCreated, code: "reserved"},
 	answerReplayed: {status: http.StatusOK, code: "replayed"},
 	answerQueued:   {status: http.StatusAccepted, code: "queued", retry: 1},
+	answerNothing:  {status: http.StatusNoContent, code: "nothing"},
 
 	malformed:            {http.StatusBadRequest, "malformed", "Malformed request", "The request could not be read; correct it before sending it again.", 0},
 	unauthenticated:      {http.StatusUnauthorized, "unauthenticated", "Not authenticated", "The request carries no valid credentials.", 0},
@@ -137,6 +139,7 @@ var errorAnswers = []struct {
 	{sale.ErrOrderExpired, orderExpired},
 	{sale.ErrOrderQueued, orderQueued},
 	{sale.ErrInvalid, invalidRequest},
+	{sale.ErrPaymentMismatch, invalidRequest},
 }
 
 // ofError is the answer to an infrastructure error. What is no sentinel means that a

@@ -6,6 +6,9 @@
 // trusted: shutting down, address limit, authentication, buyer, SKU and global limits,
 // validation, the SKU, refusals known from memory (without a key only), the queue.
 //
+// The payment provider's webhook passes none of these: its signature is checked, and
+// then its event is recorded.
+//
 // Strings that the HTTP library hands out live only until the handler returns, and a
 // claim outlives its handler. They are copied in one place, where the claim is built.
 package gateway

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -84,6 +85,8 @@ type fakeLedger struct {
 	orders map[sale.OrderID]sale.Order
 	err    error
 	reads  int
+	finds  [][]sale.OrderID
+	paid   map[string]paidEvent
 }
 
 func (l *fakeLedger) Now() int64 { return l.now }
@@ -110,6 +113,102 @@ func (l *fakeLedger) Order(_ context.Context, id sale.OrderID) (sale.Order, erro
 		return o, nil
 	}
 	return sale.Order{}, sale.ErrUnknownOrder
+}
+
+func (l *fakeLedger) Find(_ context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.finds = append(l.finds, slices.Clone(ids))
+	if l.err != nil {
+		return nil, l.err
+	}
+	found := make(map[sale.OrderID]sale.Order)
+	for _, id := range ids {
+		if o, ok := l.orders[id]; ok {
+			found[id] = o
+		}
+	}
+	return found, nil
+}
+
+// put sets an order's row; its version rises.
+func (l *fakeLedger) put(o sale.Order, status sale.Status) sale.Order {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.write(o, status)
+}
+
+func (l *fakeLedger) write(o sale.Order, status sale.Status) sale.Order {
+	if old, ok := l.orders[o.ID]; ok {
+		o.Version = old.Version + 1
+	}
+	o.Status = status
+	l.orders[o.ID] = o
+	return o
+}
+
+func (l *fakeLedger) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
+}
+
+// Pay does what the ledger does, without stock.
+func (l *fakeLedger) Pay(_ context.Context, p sale.Payment) (sale.PaymentResult, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return sale.PaymentResult{}, l.err
+	}
+	o, ok := l.orders[p.OrderID]
+	old, again := l.paid[p.EventID]
+	switch {
+	case again && old.payment != p:
+		return sale.PaymentResult{}, sale.ErrPaymentMismatch
+	case !ok:
+		return sale.PaymentResult{}, sale.ErrUnknownOrder
+	case again:
+		return sale.PaymentResult{Outcome: old.outcome, Order: o, Repeated: true}, nil
+	case p.Amount != o.Amount || p.Currency != o.Currency:
+		return sale.PaymentResult{}, sale.ErrPaymentMismatch
+	}
+	r := sale.PaymentResult{Outcome: sale.PaymentRefund, Order: o}
+	switch {
+	case !p.Succeeded:
+		r.Outcome = sale.PaymentFailed
+	case o.Status == sale.StatusReserved:
+		r.Outcome, r.Order = sale.PaymentApplied, l.write(o, sale.StatusPaid)
+	}
+	if l.paid == nil {
+		l.paid = make(map[string]paidEvent)
+	}
+	l.paid[p.EventID] = paidEvent{p, r.Outcome}
+	return r, nil
+}
+
+type paidEvent struct {
+	payment sale.Payment
+	outcome sale.PaymentOutcome
+}
+
+func (l *fakeLedger) Cancel(_ context.Context, id sale.OrderID, user string) (sale.Order, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return sale.Order{}, l.err
+	}
+	o, ok := l.orders[id]
+	switch {
+	case !ok || o.User != user:
+		return sale.Order{}, sale.ErrUnknownOrder
+	case o.Status == sale.StatusPaid:
+		return sale.Order{}, sale.ErrAlreadyPaid
+	case o.Status == sale.StatusExpired:
+		return sale.Order{}, sale.ErrOrderExpired
+	case o.Status == sale.StatusReserved:
+		o = l.write(o, sale.StatusCancelled)
+	}
+	return o, nil
 }
 
 func (l *fakeLedger) Stock(_ context.Context, sku string) (map[int]sale.Stock, error) {
@@ -187,6 +286,18 @@ func (s *fakeShield) Recall(_ context.Context, id sale.OrderID) (sale.Order, boo
 	defer s.mu.Unlock()
 	o, ok := s.kept[id]
 	return o, ok, s.err
+}
+
+func (s *fakeShield) RecallAll(_ context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[sale.OrderID]sale.Order)
+	for _, id := range ids {
+		if o, ok := s.kept[id]; ok {
+			out[id] = o
+		}
+	}
+	return out, s.err
 }
 
 func (s *fakeShield) Left(context.Context, *sale.SKU) (int64, bool, error) {
@@ -296,7 +407,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 
 func (w *world) deps() Deps {
 	return Deps{
-		Queue: w.queue, SoldOut: w.soldOut, Ledger: w.ledger, Catalogue: w.ledger, Shield: w.shield,
+		Queue: w.queue, SoldOut: w.soldOut, Ledger: w.ledger, Orders: w.ledger, Catalogue: w.ledger, Shield: w.shield,
 		Breakers: w.breakers, Paths: fakePaths{}, Readiness: w.ready, Auditor: w.auditor,
 	}
 }

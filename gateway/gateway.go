@@ -57,6 +57,7 @@ type Config struct {
 	TrustedProxies []string
 	Auth           Auth
 	Limits         Limits
+	Payments       Payments
 
 	// BodyLimit is the largest body in bytes. Too low: honest bodies get 413. Too high:
 	// every connection can hold that much memory. Default 16 KiB.
@@ -79,6 +80,22 @@ type Config struct {
 	// are turned away while there is room. Too high: memory or the file limit ends
 	// first. Default 16384.
 	MaxConnections int
+
+	// MaxStreams bounds open event streams, each of which holds a connection. Too low:
+	// buyers have to poll. Too high: no connection is left to buy with. Default half of
+	// MaxConnections.
+	MaxStreams int
+	// MaxStreamsPerUser bounds those of one buyer. Too low: several tabs are too many.
+	// Too high: a few buyers can take all streams. Default 64.
+	MaxStreamsPerUser int
+	// Heartbeat is how often a silent stream says that it is alive, which is also how a
+	// client that went away is noticed. Too low: work for nothing. Too high: proxies
+	// close silent streams, and clients that are gone keep theirs. Default 15s.
+	Heartbeat time.Duration
+	// StreamLifetime is when a stream ends at the latest; clients come back by
+	// themselves. Too low: they do so all the time. Too high: who may follow an order is
+	// looked at rarely. Default 15m.
+	StreamLifetime time.Duration
 
 	// DrainDelay is how long the buyers' listener goes on serving, with /readyz at 503,
 	// once Run's context has ended. Too low: load balancers send requests to a closed
@@ -112,6 +129,10 @@ func (c *Config) validate() error {
 	orDefault(&c.WriteTimeout, 30*time.Second)
 	orDefault(&c.IdleTimeout, 75*time.Second)
 	orDefault(&c.MaxConnections, 16384)
+	orDefault(&c.MaxStreams, max(1, c.MaxConnections/2))
+	orDefault(&c.MaxStreamsPerUser, 64)
+	orDefault(&c.Heartbeat, 15*time.Second)
+	orDefault(&c.StreamLifetime, 15*time.Minute)
 	orDefault(&c.ShutdownTimeout, c.MaxWait+5*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -119,12 +140,12 @@ func (c *Config) validate() error {
 	switch {
 	case c.ShutdownTimeout <= c.MaxWait:
 		return errors.New("the shutdown timeout must exceed the max wait")
-	case min(c.MarkTTL, c.VerdictTTL, c.CallTimeout, c.ReadTimeout, c.WriteTimeout, c.IdleTimeout) < 10*time.Millisecond || c.DrainDelay < 0:
+	case min(c.MarkTTL, c.VerdictTTL, c.CallTimeout, c.ReadTimeout, c.WriteTimeout, c.IdleTimeout, c.Heartbeat, c.StreamLifetime) < 10*time.Millisecond || c.DrainDelay < 0:
 		return errors.New("a timeout is too short")
-	case c.Marks < 1 || c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1:
+	case c.Marks < 1 || c.BodyLimit < 1 || c.HeaderLimit < 512 || min(c.MaxConnections, c.MaxStreams, c.MaxStreamsPerUser) < 1:
 		return errors.New("a size is too small")
 	}
-	return c.Limits.validate()
+	return errors.Join(c.Limits.validate(), c.Payments.validate())
 }
 
 func orDefault[T int | time.Duration](field *T, value T) {
@@ -156,6 +177,8 @@ type Ledger interface {
 	Now() int64 // Unix ms on the ledger's clock
 	SKU(ctx context.Context, name string) (*sale.SKU, error)
 	Order(ctx context.Context, id sale.OrderID) (sale.Order, error)
+	// Find returns those of the orders that have a row.
+	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
 	Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
 }
 
@@ -175,6 +198,8 @@ type Catalogue interface {
 type Shield interface {
 	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error
 	Recall(ctx context.Context, id sale.OrderID) (sale.Order, bool, error)
+	// RecallAll returns what is remembered of the ids.
+	RecallAll(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
 	Left(ctx context.Context, sku *sale.SKU) (left int64, loaded bool, err error)
 }
 
@@ -201,6 +226,7 @@ type Deps struct {
 	Queue     Queue
 	SoldOut   SoldOut
 	Ledger    Ledger
+	Orders    Orders
 	Catalogue Catalogue
 	Shield    Shield
 	Breakers  Breakers
@@ -210,7 +236,7 @@ type Deps struct {
 }
 
 func (d *Deps) validate() error {
-	needed := []any{d.Queue, d.SoldOut, d.Ledger, d.Catalogue, d.Shield, d.Breakers, d.Paths, d.Readiness}
+	needed := []any{d.Queue, d.SoldOut, d.Ledger, d.Orders, d.Catalogue, d.Shield, d.Breakers, d.Paths, d.Readiness}
 	if slices.Contains(needed, nil) {
 		return errors.New("a dependency is missing")
 	}
@@ -233,6 +259,7 @@ type Gateway struct {
 	deadlines *deadlines
 	marks     *marks
 	stocks    stocks
+	streams   *streams
 
 	proved   atomic.Bool // ready once is ready for good
 	draining atomic.Bool // /readyz says no
@@ -268,6 +295,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		shield: deps.Shield, ttl: cfg.MarkTTL, verdictTTL: cfg.VerdictTTL, timeout: cfg.CallTimeout,
 		log: cfg.Logger, pending: make(chan *sale.Ticket, cfg.Marks), dropped: m.dropped,
 	}
+	g.streams = newStreams(g)
 	g.buyers = g.newListener("buyers", cfg.Listen, cfg.MaxConnections, g.buyerRoutes())
 	g.operators = g.newListener("operators", cfg.AdminListen, 1024, g.operatorRoutes())
 	return g, nil

@@ -73,7 +73,7 @@ func (m *marks) collect(batch []*sale.Ticket, t *sale.Ticket) []*sale.Ticket {
 func (m *marks) write(ctx context.Context, batch []*sale.Ticket) {
 	orders := make([]sale.Order, len(batch))
 	for i, t := range batch {
-		orders[i] = queuedOrder(t.Claim)
+		orders[i] = sale.QueuedOrder(t.Claim)
 	}
 	if !m.remember(ctx, orders, m.ttl) {
 		return

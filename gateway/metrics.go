@@ -12,6 +12,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	dropped  prometheus.Counter
 	refused  prometheus.Counter
+	streams  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -26,6 +27,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "flashgate_http_connections_refused_total", Help: "Connections refused because too many were open.",
 		}),
+		streams: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_http_streams", Help: "Open event streams.",
+		}),
 	}
 	byCode := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "flashgate_http_requests_total", Help: "Requests answered, by code.",
@@ -36,7 +40,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{byCode, m.seconds, m.dropped, m.refused} {
+	for _, c := range []prometheus.Collector{byCode, m.seconds, m.dropped, m.refused, m.streams} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("gateway: metrics: %w", err)
 		}

@@ -16,7 +16,7 @@ func TestGetOrder(t *testing.T) {
 	waits := func(w *world) { _, _ = w.queue.Join(claim, true) }
 	mark := func(status sale.Status, reason string) func(*world) {
 		return func(w *world) {
-			o := queuedOrder(claim)
+			o := sale.QueuedOrder(claim)
 			o.Status, o.Reason = status, reason
 			w.shield.kept[id] = o
 		}

@@ -204,7 +204,7 @@ func (g *Gateway) decide(c *fiber.Ctx, f *fields, sku *sale.SKU, user string, w 
 	if !decided {
 		g.returnKey(ctx, f)
 		g.marks.add(ticket)
-		return g.answerPlace(c, claim, ticket.Position(), true)
+		return g.answerPlace(c, claim, ticket.Position())
 	}
 	return g.answerVerdict(c, f, sku, claim, verdict)
 }
@@ -279,7 +279,7 @@ func (g *Gateway) answerVerdict(c *fiber.Ctx, f *fields, sku *sale.SKU, claim *s
 		return g.answerOrder(c, ofOutcome(v.Outcome), v.Order)
 	case sale.Queued:
 		g.returnKey(c.Context(), f)
-		return g.answerPlace(c, claim, 0, false)
+		return g.answerPlace(c, claim, nowhere)
 	case sale.TimedOut:
 		g.returnKey(c.Context(), f)
 	}
@@ -331,48 +331,55 @@ func setLocation(resp *fasthttp.Response, id sale.OrderID) {
 	resp.Header.SetCanonical(hdrLocation, id.AppendTo(append(buf[:0], ordersPath...)))
 }
 
-// answerPlace answers 202 for a claim that has no verdict yet. Where its place in a
-// line of this gateway is not known, inLine is false.
-func (g *Gateway) answerPlace(c *fiber.Ctx, claim *sale.Claim, position int64, inLine bool) error {
+// answerPlace answers 202 for a claim that has no verdict yet; its position may be
+// nowhere.
+func (g *Gateway) answerPlace(c *fiber.Ctx, claim *sale.Claim, position int64) error {
 	resp := &c.Context().Response
 	g.begin(resp, answerQueued)
 	setLocation(resp, claim.ID)
 	resp.Header.SetContentType(mimeJSON)
-	g.writePlace(resp, queuedOrder(claim), position, inLine)
+	g.writePlace(resp, sale.QueuedOrder(claim), position)
 	return nil
 }
 
-// queuedOrder is the claim as an order that has no row yet.
-func queuedOrder(c *sale.Claim) sale.Order {
-	return sale.Order{
-		ID: c.ID, SKU: c.SKU, User: c.User, Quantity: c.Quantity, Coupon: c.Coupon,
-		Status: sale.StatusQueued, Hash: c.Hash,
-	}
-}
-
 // writePlace writes a queued order with its place and the Retry-After that fits.
-func (g *Gateway) writePlace(resp *fasthttp.Response, o sale.Order, position int64, inLine bool) {
+func (g *Gateway) writePlace(resp *fasthttp.Response, o sale.Order, position int64) {
 	var seconds int64
 	var known bool
-	if inLine {
+	retry := int64(parkedRetry)
+	if position != nowhere {
 		seconds, known = g.eta(o.SKU, position)
+		retry = int64(answers[answerQueued].retry)
 	}
-	retry := int64(answers[answerQueued].retry)
 	if known {
 		retry = min(max(retry, seconds), 30)
 	}
 	setRetryAfter(resp, retry)
 	b := append(resp.SwapBody(nil)[:0], '{')
-	b = o.AppendFields(b)
-	if inLine {
-		b = append(b, `,"position":`...)
+	b = append(o.AppendFields(b), ',')
+	b = appendPlace(b, position, seconds, known)
+	resp.SwapBody(append(b, '}'))
+}
+
+const (
+	// parkedRetry is when to ask again, in seconds, for a claim that is in no line of
+	// this gateway: another has it, or it waits for the ledger to come back.
+	parkedRetry = 3
+	// nowhere is the position of a claim that is in no line of this gateway.
+	nowhere = -1
+)
+
+// appendPlace appends the members that say where a queued claim is.
+func appendPlace(b []byte, position, seconds int64, known bool) []byte {
+	if position != nowhere {
+		b = append(b, `"position":`...)
 		b = strconv.AppendInt(b, position, 10)
+		b = append(b, ',')
 	}
-	b = append(b, `,"eta_seconds":`...)
+	b = append(b, `"eta_seconds":`...)
 	b = strconv.AppendInt(b, seconds, 10)
 	b = append(b, `,"eta_known":`...)
-	b = strconv.AppendBool(b, known)
-	resp.SwapBody(append(b, '}'))
+	return strconv.AppendBool(b, known)
 }
 
 // eta is when a claim with so many before it will have its verdict, in seconds, at the

@@ -263,7 +263,7 @@ func TestPurchaseAsync(t *testing.T) {
 func TestPurchaseParked(t *testing.T) {
 	w := newWorld(t, nil)
 	w.queue.rule = func(c *sale.Claim) (sale.Verdict, bool) {
-		o := queuedOrder(c)
+		o := sale.QueuedOrder(c)
 		return sale.Verdict{Outcome: sale.Queued, Order: &o}, true
 	}
 	r := w.buyer(t, purchase("", "Idempotency-Key", "k"))

@@ -21,7 +21,10 @@ func (g *Gateway) buyerRoutes() []route {
 	return []route{
 		{method: fiber.MethodPost, path: "/v1/skus/:sku/orders", handler: g.purchase},
 		{method: fiber.MethodGet, path: "/v1/orders/:id", handler: g.order},
+		{method: fiber.MethodDelete, path: "/v1/orders/:id", handler: g.cancel},
+		{method: fiber.MethodGet, path: "/v1/orders/:id/events", handler: g.events},
 		{method: fiber.MethodGet, path: "/v1/skus/:sku", handler: g.offer},
+		{method: fiber.MethodPost, path: "/v1/payments", handler: g.payment},
 		{method: fiber.MethodGet, path: "/livez", handler: g.livez},
 		{method: fiber.MethodGet, path: "/readyz", handler: g.readyz},
 		{method: fiber.MethodGet, path: "/problems/:code", handler: g.problemPage},

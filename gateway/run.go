@@ -40,8 +40,8 @@ func (l *listener) bound() net.Addr {
 func (g *Gateway) Drain() { g.draining.Store(true) }
 
 // Run serves both listeners until ctx ends, and then drains: /readyz says no, after
-// DrainDelay purchases are refused and the buyers' listener closes, requests in flight
-// get their answers within ShutdownTimeout, and the operators' listener closes last.
+// DrainDelay purchases are refused, event streams end and the buyers' listener closes,
+// requests in flight get their answers within ShutdownTimeout, and the operators' listener closes last.
 // The queue and what is behind it must outlive Run. An error means that a listener
 // failed, or that requests were still in flight at the deadline.
 func (g *Gateway) Run(ctx context.Context) error {
@@ -52,6 +52,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	parts.Go(func() { g.deadlines.run(background) })
 	parts.Go(func() { g.marks.run(background) })
+	parts.Go(func() { g.streams.run(background) })
 
 	failed := make(chan error, 2)
 	var servers sync.WaitGroup
@@ -90,6 +91,7 @@ func (g *Gateway) linger(failed <-chan error) error {
 func (g *Gateway) close() error {
 	g.Drain()
 	g.refusing.Store(true)
+	g.streams.close()
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.ShutdownTimeout)
 	defer cancel()
 	err := g.buyers.shutdown(ctx)

@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"flashgate/sale"
+)
+
+// Orders is the life of an order after its reservation.
+type Orders interface {
+	// Pay records a payment event and does what it asks for, once. It returns
+	// sale.ErrUnknownOrder, sale.ErrPaymentMismatch or an error that wraps
+	// sale.ErrInvalid, after which nothing is recorded; any other error means that the
+	// event may be recorded or not.
+	Pay(ctx context.Context, p sale.Payment) (sale.PaymentResult, error)
+	// Cancel gives back what the user reserved; again, it returns the cancelled order.
+	// It returns sale.ErrUnknownOrder, also of another user's order,
+	// sale.ErrAlreadyPaid or sale.ErrOrderExpired; any other error means that the order
+	// may be cancelled or not.
+	Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Order, error)
+}
+
+// payment is POST /v1/payments, which only the payment provider can use. It has no
+// buyer, and waits in no queue. An event that is genuine passes no limit: the provider
+// speaks for many buyers from a few addresses, and what is refused here is money that
+// nobody hears of. One that is not passes the limit of its address, so that guessing is
+// no cheaper than elsewhere.
+func (g *Gateway) payment(c *fiber.Ctx) error {
+	if len(g.cfg.Payments.WebhookSecrets) == 0 {
+		return g.refuse(c, notFound)
+	}
+	ctx := c.Context()
+	// What is signed is the body as it was sent, whatever its media type.
+	body := ctx.Request.Body()
+	if !g.cfg.Payments.genuine(&ctx.Request.Header, body, time.Now()) {
+		if !g.admitAddr(c, peer(ctx), ctx.Time()) {
+			return nil
+		}
+		err := g.refuseWith(c, &problem{answer: unauthenticated, detail: "The event does not carry one " + signatureHeader + " that fits its body, a secret of this service and the time."})
+		ctx.Response.Header.Set(fiber.HeaderWWWAuthenticate, signatureHeader)
+		return err
+	}
+	p, err := parsePayment(body)
+	if err != nil && !errors.Is(err, sale.ErrUnknownOrder) {
+		return g.refuseBody(c, err)
+	}
+	var result sale.PaymentResult
+	if err == nil {
+		result, err = g.deps.Orders.Pay(g.deadlines.context(), p)
+	}
+	if err != nil {
+		return g.refusePayment(c, &p, err)
+	}
+	g.streams.tell(&result.Order)
+	if result.Repeated {
+		ctx.Response.Header.SetCanonical(hdrReplayed, valTrue)
+	}
+	return g.json(c, answerOK, appendPaymentResult(make([]byte, 0, 256), &p, &result))
+}
+
+// refusePayment answers an event of which nothing is recorded, or nothing is known.
+func (g *Gateway) refusePayment(c *fiber.Ctx, p *sale.Payment, err error) error {
+	a := ofError(err)
+	switch a {
+	case invalidRequest:
+		return g.refuseWith(c, &problem{answer: a, detail: err.Error()})
+	case unknownOrder:
+		return g.refuseWith(c, &problem{answer: a, detail: "There is no order of this id. Nothing was recorded."})
+	}
+	g.log.Warn("a payment event could not be recorded", "event", p.EventID, "order", p.OrderID.String(), "error", err)
+	return g.refuseWith(c, &problem{answer: a, orderID: &p.OrderID, detail: "The event may be recorded or not. Send it again, unchanged: it counts once."})
+}
+
+func appendPaymentResult(b []byte, p *sale.Payment, r *sale.PaymentResult) []byte {
+	b = append(b, `{"event_id":`...)
+	b = sale.AppendString(b, p.EventID)
+	b = append(b, `,"order_id":"`...)
+	b = p.OrderID.AppendTo(b)
+	b = append(b, `","outcome":"`...)
+	b = append(b, r.Outcome.String()...)
+	b = append(b, `","order_status":"`...)
+	b = append(b, r.Order.Status.String()...)
+	return append(b, `"}`...)
+}
+
+// parsePayment reads a payment event. All of its members are required and there are no
+// others. An order id that cannot be one is that of an unknown order.
+func parsePayment(body []byte) (sale.Payment, error) {
+	var eventID, orderID, currency, status *string
+	var amount *int64
+	err := eachMember(body, func(name string, value json.RawMessage) error {
+		into, kind := any(nil), "a string"
+		switch name {
+		case "event_id":
+			into = &eventID
+		case "order_id":
+			into = &orderID
+		case "amount":
+			into, kind = &amount, "an integer"
+		case "currency":
+			into = &currency
+		case "status":
+			into = &status
+		default:
+			return fmt.Errorf("unknown field %q", clip(name))
+		}
+		if json.Unmarshal(value, into) != nil {
+			return fmt.Errorf("%s must be %s", name, kind)
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return sale.Payment{}, err
+	case eventID == nil || orderID == nil || amount == nil || currency == nil || status == nil:
+		return sale.Payment{}, errors.New("event_id, order_id, amount, currency and status are required")
+	case *status != "succeeded" && *status != "failed":
+		return sale.Payment{}, errors.New("status must be succeeded or failed")
+	}
+	p := sale.Payment{EventID: *eventID, Amount: *amount, Currency: *currency, Succeeded: *status == "succeeded"}
+	if err := p.Validate(); err != nil {
+		return sale.Payment{}, err
+	}
+	if p.OrderID, err = sale.ParseOrderID(*orderID); err != nil {
+		return sale.Payment{}, fmt.Errorf("%w: %w", sale.ErrUnknownOrder, err)
+	}
+	return p, nil
+}
