@@ -242,7 +242,9 @@ func (t *transition) lock(ctx context.Context, conn *sql.Conn, ids []sale.OrderI
 	s := newScript(d)
 	s.statement("SET SESSION wait_timeout=3")
 	s.statement(d.begin())
-	d.lease(s, t.lease, t.token)
+	if t.lease != "" {
+		d.lease(s, t.lease, t.token)
+	}
 	s.raw("SELECT order_id FROM orders" + d.byPrimaryKey() + " WHERE order_id IN (")
 	s.ids(sorted)
 	s.raw(") ORDER BY order_id" + d.forUpdate())

@@ -21,16 +21,23 @@ const (
 type paymentRow struct {
 	sale.Payment
 	outcome sale.PaymentOutcome
-	at      int64
 }
 
-func (r *paymentRow) append(s *script) {
-	status := paymentFailed
-	if r.Succeeded {
-		status = paymentSucceeded
+func (t *transition) appendPayments(s *script) {
+	if len(t.payments) == 0 {
+		return
 	}
+	slices.SortFunc(t.payments, func(a, b paymentRow) int { return cmp.Compare(a.EventID, b.EventID) })
 	s.raw("INSERT INTO payments (event_id,order_id,outcome,status,amount,currency,at) VALUES ")
-	s.values(r.EventID, r.OrderID[:], r.outcome.String(), status, r.Amount, r.Currency, r.at)
+	for i := range t.payments {
+		p := &t.payments[i]
+		status := paymentFailed
+		if p.Succeeded {
+			status = paymentSucceeded
+		}
+		s.comma(i)
+		s.values(p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, t.at)
+	}
 	s.end()
 }
 
@@ -39,8 +46,8 @@ func readPayment(ctx context.Context, conn *sql.Conn, eventID string) (*paymentR
 	var id []byte
 	var outcome, status string
 	r := paymentRow{Payment: sale.Payment{EventID: eventID}}
-	err := conn.QueryRowContext(ctx, "SELECT order_id, outcome, status, amount, currency, at FROM payments WHERE event_id = ?", eventID).
-		Scan(&id, &outcome, &status, &r.Amount, &r.Currency, &r.at)
+	err := conn.QueryRowContext(ctx, "SELECT order_id, outcome, status, amount, currency FROM payments WHERE event_id = ?", eventID).
+		Scan(&id, &outcome, &status, &r.Amount, &r.Currency)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -139,23 +146,14 @@ func (t *transition) pay(ctx context.Context, conn *sql.Conn, h *heldOrder, p sa
 	case sale.PaymentRefund:
 		t.tell(sale.KindPaymentRefund, []sale.Order{r.Order}, p.EventID)
 	}
-	t.payment = &paymentRow{Payment: p, outcome: r.Outcome, at: t.at}
+	t.payments = append(t.payments, paymentRow{p, r.Outcome})
 	return r, nil
 }
 
 // retake takes an ended order's units again, if stock and limit allow.
 func (t *transition) retake(ctx context.Context, conn *sql.Conn, h *heldOrder) (bool, error) {
-	// The stock is read first, and the transaction insists on its version: so the rules
-	// that are read after it are no older.
-	stock, versions, err := readStock(ctx, conn, h.SKU)
-	if err != nil {
-		return false, err
-	}
-	sku, err := scanSKU(conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?", h.SKU))
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	}
-	if err != nil {
+	f, err := newShelf(ctx, conn, h.SKU)
+	if err != nil || f.rules == nil {
 		return false, err
 	}
 	var units int64
@@ -163,60 +161,20 @@ func (t *transition) retake(ctx context.Context, conn *sql.Conn, h *heldOrder) (
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, err
 	}
-	if sku.PerUserLimit > 0 && units+h.Quantity > sku.PerUserLimit {
+	f.units[h.User] = units
+	if !f.withinLimit(h.User, h.Quantity) || !f.take(h.User, h.Segment, h.Quantity) {
 		return false, nil
 	}
-	after, ok := drawFrom(stock, h.Segment, h.Quantity)
-	if !ok {
-		return false, nil
-	}
-	if sku.PerUserLimit > 0 {
-		t.buyers = append(t.buyers, buyerUnits{h.SKU, h.User, h.Quantity, sku.PerUserLimit})
-	}
-	t.moves = append(t.moves, stockMove{h.ID, retakeReason, h.SKU, h.Segment, -h.Quantity})
-	for i, row := range after {
-		if row.changed {
-			t.stock = append(t.stock, stockDelta{
-				sku: h.SKU, segment: row.segment, total: row.Total - stock[i].Total, sold: row.Sold - stock[i].Sold, version: versions[i],
-			})
-		}
-	}
+	t.takeAgain(h, f.rules)
+	t.stock = f.deltas()
 	return true, nil
 }
 
-// drawFrom takes units from just this segment, in which the order's log entries are,
-// and moves units of the others there where it has too few.
-func drawFrom(stock []segmentStock, segment int, units int64) ([]segmentStock, bool) {
-	i := slices.IndexFunc(stock, func(s segmentStock) bool { return s.segment == segment })
-	free := int64(0)
-	for _, s := range stock {
-		free += max(0, s.Available())
+// takeAgain enters the units of an ended order that becomes paid with its buyer and
+// into the log.
+func (t *transition) takeAgain(h *heldOrder, rules *sale.SKU) {
+	if rules.PerUserLimit > 0 {
+		t.buyers = append(t.buyers, buyerUnits{h.SKU, h.User, h.Quantity, rules.PerUserLimit})
 	}
-	if i < 0 || free < units {
-		return nil, false
-	}
-	after := slices.Clone(stock)
-	if missing := units - after[i].Available(); missing > 0 {
-		gather(after, i, missing)
-	}
-	after[i].Sold += units
-	after[i].changed = true
-	return after, true
-}
-
-// readStock reads the SKU's stock rows and the versions of the rules they know.
-func readStock(ctx context.Context, conn *sql.Conn, sku string) (stock []segmentStock, versions []int64, err error) {
-	rows, err := conn.QueryContext(ctx, "SELECT segment, total, reserved, sold, sku_version FROM stock WHERE sku = ? ORDER BY segment", sku)
-	if err != nil {
-		return nil, nil, err
-	}
-	for rows.Next() {
-		var r segmentStock
-		var version int64
-		if err = rows.Scan(&r.segment, &r.Total, &r.Reserved, &r.Sold, &version); err != nil {
-			break
-		}
-		stock, versions = append(stock, r), append(versions, version)
-	}
-	return stock, versions, closeRows(rows, err)
+	t.moves = append(t.moves, stockMove{h.ID, retakeReason, h.SKU, h.Segment, -h.Quantity})
 }

@@ -95,19 +95,26 @@ type transition struct {
 	lease string // the lease that has to be held under token, or ""
 	token int64
 
-	changes []statusChange
-	payment *paymentRow
-	buyers  []buyerUnits // units < 0 are given back, where the buyer has a row
-	moves   []stockMove
-	outbox  []sale.OutboxRow
-	due     []dueKey // rows to delete
-	stock   []stockDelta
+	changes  []statusChange
+	orders   []sale.Order // new rows
+	payments []paymentRow
+	buyers   []buyerUnits // units < 0 are given back, where the buyer has a row
+	moves    []stockMove
+	outbox   []sale.OutboxRow
+	due      []dueKey // rows to delete
+	stock    []stockDelta
 }
 
 // statusChange is one order's.
 type statusChange struct {
 	id       sale.OrderID
 	from, to sale.Status
+	version  int64 // the new one
+}
+
+// compareWay is 0 for changes that one statement can make.
+func (c statusChange) compareWay(d statusChange) int {
+	return cmp.Or(cmp.Compare(c.from, d.from), cmp.Compare(c.to, d.to), cmp.Compare(c.version, d.version))
 }
 
 type stockMove struct {
@@ -138,10 +145,10 @@ const retakeReason = "retake"
 
 // change moves an order to another status and returns it as it is then.
 func (t *transition) change(h *heldOrder, to sale.Status) sale.Order {
-	t.changes = append(t.changes, statusChange{h.ID, h.Status, to})
 	o := h.Order
 	o.Status = to
 	o.Version++
+	t.changes = append(t.changes, statusChange{h.ID, h.Status, to, o.Version})
 	return o
 }
 
@@ -198,9 +205,8 @@ func (t *transition) append(s *script) {
 		t.db.dialect.lease(s, t.lease, t.token)
 	}
 	t.appendChanges(s)
-	if t.payment != nil {
-		t.payment.append(s)
-	}
+	t.appendOrders(s)
+	t.appendPayments(s)
 	t.appendBuyers(s)
 	t.appendMoves(s)
 	appendInsertOutbox(s, t.outbox)
@@ -211,6 +217,7 @@ func (t *transition) append(s *script) {
 		s.bytes(k.slot[:])
 		s.end()
 	}
+	t.appendDue(s)
 	t.appendStock(s)
 	s.statement("COMMIT")
 }
@@ -219,16 +226,18 @@ func (t *transition) append(s *script) {
 // all of them.
 func (t *transition) appendChanges(s *script) {
 	slices.SortFunc(t.changes, func(a, b statusChange) int {
-		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to), bytes.Compare(a.id[:], b.id[:]))
+		return cmp.Or(a.compareWay(b), bytes.Compare(a.id[:], b.id[:]))
 	})
 	for rest := t.changes; len(rest) > 0; {
 		first, n := rest[0], 0
 		s.raw("UPDATE orders" + s.dialect.byPrimaryKey() + " SET status=")
 		s.str(first.to.String())
-		s.raw(",version=version+1 WHERE status=")
+		s.raw(",version=")
+		s.int(first.version)
+		s.raw(" WHERE status=")
 		s.str(first.from.String())
 		s.raw(" AND order_id IN (")
-		for n < len(rest) && rest[n].from == first.from && rest[n].to == first.to {
+		for n < len(rest) && rest[n].compareWay(first) == 0 {
 			s.comma(n)
 			s.bytes(rest[n].id[:])
 			n++

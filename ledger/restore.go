@@ -1,0 +1,317 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"flashgate/sale"
+)
+
+// restoreChunk is how many orders one transaction puts back.
+const restoreChunk = 500
+
+// RestoreOrders puts published orders, each in the latest status that was published,
+// into a ledger that may have lost some of them, and brings orders forward that it has
+// in an earlier status. The results run parallel to the orders; those of orders behind
+// a failure are zero, and the whole may be repeated. It never passes a constraint:
+// what the ledger has sold since stays sold. Earlier orders of the list go first.
+//
+// It writes what the lost transactions wrote: orders, buyers, log, stock, the due
+// list, and a paid order's payment, under the name of its event where the order tells
+// it. Results are not published again, since that is where the orders come from;
+// inventory.deduct and coupons.redeem are, whose rows may have been lost unpublished.
+// Errors wrap sale.ErrInvalid, before anything is done, or sale.ErrUnavailable.
+func (db *DB) RestoreOrders(ctx context.Context, orders []sale.Order) ([]sale.RestoreResult, error) {
+	results := make([]sale.RestoreResult, len(orders))
+	bySKU := make(map[string][]int)
+	var names []string
+	for i := range orders {
+		o := &orders[i]
+		if err := checkRestorable(o); err != nil {
+			return results, fmt.Errorf("%w: order %s: %w", sale.ErrInvalid, o.ID, err)
+		}
+		if bySKU[o.SKU] == nil {
+			names = append(names, o.SKU)
+		}
+		bySKU[o.SKU] = append(bySKU[o.SKU], i)
+	}
+	var refusals []error
+	for _, name := range names {
+		for rest := bySKU[name]; len(rest) > 0; {
+			n := distinctOrders(orders, rest)
+			err := db.restore(ctx, orders, rest[:n], results)
+			if err != nil && !errors.Is(err, errRefused) {
+				return results, errors.Join(append(refusals, err)...)
+			}
+			if err != nil {
+				refusals = append(refusals, err)
+			}
+			rest = rest[n:]
+		}
+	}
+	return results, errors.Join(refusals...)
+}
+
+func checkRestorable(o *sale.Order) error {
+	switch o.Status {
+	case sale.StatusReserved, sale.StatusPaid, sale.StatusCancelled, sale.StatusExpired:
+	default:
+		return fmt.Errorf("status %q is not one of the ledger's", o.Status)
+	}
+	if err := sale.ValidateSKUName(o.SKU); err != nil {
+		return err
+	}
+	if err := sale.ValidateUser(o.User); err != nil {
+		return err
+	}
+	if err := sale.ValidateCoupon(o.Coupon); err != nil {
+		return err
+	}
+	if p := (sale.Payment{EventID: o.Payment}); o.Payment != "" && p.Validate() != nil {
+		return p.Validate()
+	}
+	if o.Amount < 0 || len(o.Currency) > 3 || o.ReservedAt <= 0 || o.PayBy <= 0 {
+		return errors.New("amount, currency or times are not an order's")
+	}
+	return sale.ValidateQuantity(o.Quantity)
+}
+
+// distinctOrders is how many of the orders go into one transaction: no id twice.
+func distinctOrders(orders []sale.Order, indexes []int) int {
+	seen := make(map[sale.OrderID]bool)
+	for n, i := range indexes {
+		if n == restoreChunk || seen[orders[i].ID] {
+			return n
+		}
+		seen[orders[i].ID] = true
+	}
+	return len(indexes)
+}
+
+// restore puts some orders of one SKU back in one transaction. Where the ledger's rows
+// refuse that, it tries them in halves, so that one order holds up no other.
+func (db *DB) restore(ctx context.Context, orders []sale.Order, indexes []int, results []sale.RestoreResult) error {
+	r := &restoring{db: db}
+	for _, i := range indexes {
+		r.orders = append(r.orders, &orders[i])
+	}
+	err := db.insist(ctx, r.attempt)
+	if errors.Is(err, errRefused) && len(indexes) > 1 {
+		half := len(indexes) / 2
+		err = db.restore(ctx, orders, indexes[:half], results)
+		if err == nil || errors.Is(err, errRefused) {
+			err = errors.Join(err, db.restore(ctx, orders, indexes[half:], results))
+		}
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("restore order %s: %w", orders[indexes[0]].ID, err)
+	}
+	for n, i := range indexes {
+		results[i] = r.results[n]
+		if r.results[n] == sale.RestoreDone {
+			db.metrics.changed("restored", 1)
+		}
+	}
+	return nil
+}
+
+// restoring is one transaction's work, over all its attempts.
+type restoring struct {
+	db      *DB
+	orders  []*sale.Order // of one SKU, no id twice
+	results []sale.RestoreResult
+
+	// The present attempt's.
+	t     *transition
+	shelf *shelf
+	held  map[sale.OrderID]heldOrder
+	wrote map[sale.OrderID]sale.Order // what it leaves of the orders it touches
+}
+
+func (r *restoring) attempt(ctx context.Context, on *try) error {
+	before := r.wrote
+	defer discard(on.conn)
+	if err := r.read(ctx, on); err != nil {
+		return err
+	}
+	r.results = make([]sale.RestoreResult, len(r.orders))
+	r.wrote = make(map[sale.OrderID]sale.Order)
+	for i, o := range r.orders {
+		h, ok := r.held[o.ID]
+		switch {
+		case !ok:
+			r.results[i] = r.insert(o)
+		case on.unsure && before[o.ID] == h.Order:
+			// An attempt whose outcome was unknown had been committed.
+			r.results[i] = sale.RestoreDone
+		default:
+			r.results[i] = r.bringForward(o, &h)
+		}
+	}
+	if len(r.wrote) == 0 {
+		return nil
+	}
+	for i := range r.t.buyers {
+		r.t.buyers[i].limit = r.shelf.rules.PerUserLimit
+	}
+	r.t.stock = r.shelf.deltas()
+	return r.t.write(ctx, on)
+}
+
+// read locks and reads all that decides, in the order of all locks.
+func (r *restoring) read(ctx context.Context, on *try) error {
+	r.t = &transition{db: r.db, at: r.db.Now()}
+	ids := make([]sale.OrderID, len(r.orders))
+	users := make([]string, len(r.orders))
+	for i, o := range r.orders {
+		ids[i], users[i] = o.ID, o.User
+	}
+	if err := r.t.lock(ctx, on.conn, ids); err != nil {
+		return err
+	}
+	held, err := r.db.readHeld(ctx, on.conn, ids)
+	if err != nil {
+		return err
+	}
+	r.held = make(map[sale.OrderID]heldOrder, len(held))
+	for _, h := range held {
+		r.held[h.ID] = h
+	}
+	slices.Sort(users)
+	sku := r.orders[0].SKU
+	units, err := r.db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+r.db.dialect.byPrimaryKey(), sku,
+		slices.Compact(users), " ORDER BY user_id"+r.db.dialect.forUpdate())
+	if err != nil {
+		return err
+	}
+	if _, err := r.db.lockStock(ctx, on.conn, sku); err != nil {
+		return err
+	}
+	if r.shelf, err = newShelf(ctx, on.conn, sku); err != nil {
+		return err
+	}
+	r.shelf.units = units
+	return nil
+}
+
+// insert puts an order back that the ledger does not have.
+func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
+	f := r.shelf
+	if f.rules == nil || len(f.stock) == 0 {
+		return sale.RestoreUnknownSKU
+	}
+	o := *published
+	o.Version = max(o.Version, 1)
+	o.Payment, o.Reason, o.ChangedAt = "", "", 0
+	if f.row(o.Segment) < 0 {
+		o.Segment = f.stock[0].segment
+	}
+	if !o.Status.Live() {
+		// It needs no units, but whoever knows all ids of an exhausted SKU has to look again.
+		f.raised[f.row(o.Segment)] = true
+		r.t.moves = append(r.t.moves, stockMove{o.ID, o.Status.String(), o.SKU, o.Segment, o.Quantity})
+	} else if refusal := r.take(&o); refusal != 0 {
+		return refusal
+	} else if f.rules.PerUserLimit > 0 {
+		r.t.buyers = append(r.t.buyers, buyerUnits{sku: o.SKU, user: o.User, units: o.Quantity})
+	}
+	r.t.orders = append(r.t.orders, o)
+	if o.Coupon != "" {
+		r.t.tell(sale.KindCouponRedeem, []sale.Order{o}, "")
+	}
+	r.paid(o, published.Payment)
+	r.wrote[o.ID] = o
+	return sale.RestoreDone
+}
+
+// take takes the order's units, or says why it cannot.
+func (r *restoring) take(o *sale.Order) sale.RestoreResult {
+	switch {
+	case !r.shelf.withinLimit(o.User, o.Quantity):
+		return sale.RestoreOverLimit
+	case !r.shelf.take(o.User, o.Segment, o.Quantity):
+		return sale.RestoreNoStock
+	}
+	return 0
+}
+
+// paid enters the payment of an order that is put back as paid, and tells the
+// inventory of it again.
+func (r *restoring) paid(o sale.Order, event string) {
+	if o.Status != sale.StatusPaid {
+		return
+	}
+	if event == "" {
+		event = "restored/" + o.ID.String()
+	}
+	p := sale.Payment{EventID: event, OrderID: o.ID, Amount: o.Amount, Currency: o.Currency, Succeeded: true}
+	r.t.payments = append(r.t.payments, paymentRow{p, sale.PaymentApplied})
+	r.t.tell(sale.KindInventoryDeduct, []sale.Order{o}, event)
+}
+
+// bringForward gives an order that the ledger has the status that was published, where
+// that is a step an order can take.
+func (r *restoring) bringForward(published *sale.Order, h *heldOrder) sale.RestoreResult {
+	same := h.SKU == published.SKU && h.User == published.User && h.Quantity == published.Quantity && h.Hash == published.Hash &&
+		h.Amount == published.Amount && h.Currency == published.Currency && h.Coupon == published.Coupon
+	switch {
+	case !same:
+		return sale.RestoreDifferent
+	case h.Status == published.Status || published.Status == sale.StatusReserved || h.Version > published.Version:
+		return sale.RestoreExists
+	case h.Status == sale.StatusPaid:
+		return sale.RestoreDifferent
+	case r.shelf.rules == nil || r.shelf.row(h.Segment) < 0:
+		return sale.RestoreUnknownSKU
+	case published.Status == sale.StatusPaid && !h.Status.Live():
+		// The ledger ended it, not knowing that it was paid.
+		if refusal := r.take(&h.Order); refusal != 0 {
+			return refusal
+		}
+		r.t.takeAgain(h, r.shelf.rules)
+	case published.Status == sale.StatusPaid:
+	case h.Status == sale.StatusReserved:
+		r.shelf.give(h.User, h.Segment, h.Quantity)
+		r.t.buyers = append(r.t.buyers, buyerUnits{sku: h.SKU, user: h.User, units: -h.Quantity})
+		r.t.moves = append(r.t.moves, stockMove{h.ID, published.Status.String(), h.SKU, h.Segment, h.Quantity})
+	default:
+		return sale.RestoreDifferent // cancelled here and expired there, or the other way round
+	}
+	before := *h
+	before.Version = max(h.Version, published.Version-1)
+	o := r.t.change(&before, published.Status)
+	r.paid(o, published.Payment)
+	r.wrote[o.ID] = o
+	return sale.RestoreDone
+}
+
+// appendOrders writes new rows as they are, in whatever status.
+func (t *transition) appendOrders(s *script) {
+	if len(t.orders) == 0 {
+		return
+	}
+	slices.SortFunc(t.orders, func(a, b sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	s.raw("INSERT INTO orders (" + orderColumns + ") VALUES ")
+	for i := range t.orders {
+		o := &t.orders[i]
+		s.comma(i)
+		s.values(o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Status.String(), o.Hash[:],
+			o.ReservedAt, o.PayBy, o.Version)
+	}
+	s.end()
+}
+
+// appendDue puts new orders that are reserved on the due list.
+func (t *transition) appendDue(s *script) {
+	var w writes
+	for i := range t.orders {
+		if t.orders[i].Status == sale.StatusReserved {
+			w.orders = append(w.orders, &t.orders[i])
+		}
+	}
+	w.appendDue(s)
+}
