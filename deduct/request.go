@@ -25,8 +25,6 @@ type learned struct {
 	named   []sale.Settlement
 }
 
-func (l *learned) empty() bool { return l == nil || len(l.confirm) == 0 && len(l.named) == 0 }
-
 // newToken makes a token that no other batch of any gateway has; never 0.
 func newToken() sale.BatchToken {
 	for {

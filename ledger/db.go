@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -124,7 +123,6 @@ type DB struct {
 	queue     groupQueue
 	acks      ackList
 	exhausted exhaustedSets
-	closeOnce sync.Once
 }
 
 // New checks the configuration and starts nothing.

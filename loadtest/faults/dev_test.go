@@ -19,7 +19,7 @@ import (
 // by what it prints.
 type dev struct {
 	*testenv.Process
-	base, admin, key, curl string
+	base, key, curl string
 }
 
 func startDev(t *testing.T, p *testenv.Process) *dev {
