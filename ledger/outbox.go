@@ -134,7 +134,18 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
+	out, err := scanOutbox(rows)
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	db.noteErr(nil)
+	return out, nil
+}
+
+// scanOutbox reads the result set to its end and closes it.
+func scanOutbox(rows *sql.Rows) ([]sale.OutboxRow, error) {
 	var out []sale.OutboxRow
+	var err error
 	for rows.Next() {
 		var r sale.OutboxRow
 		var msg []byte
@@ -146,9 +157,5 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 		r.Kind = sale.Kind(kind)
 		out = append(out, r)
 	}
-	if err := closeRows(rows, err); err != nil {
-		return nil, db.away(ctx, err)
-	}
-	db.noteErr(nil)
-	return out, nil
+	return out, closeRows(rows, err)
 }
