@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"context"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,6 +75,130 @@ func TestGetOrder(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stuckLedger answers nothing until the caller gives up.
+type stuckLedger struct{ *fakeLedger }
+
+func (stuckLedger) Order(ctx context.Context, _ sale.OrderID) (sale.Order, error) {
+	<-ctx.Done()
+	return sale.Order{}, fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())
+}
+
+func (stuckLedger) Cancel(ctx context.Context, _ sale.OrderID, _ string) (sale.Order, error) {
+	<-ctx.Done()
+	return sale.Order{}, fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())
+}
+
+// pickyShield does not answer who has no time left.
+type pickyShield struct{ *fakeShield }
+
+func (s pickyShield) Recall(ctx context.Context, id sale.OrderID) (sale.Order, bool, error) {
+	if ctx.Err() != nil {
+		return sale.Order{}, false, ctx.Err()
+	}
+	return s.fakeShield.Recall(ctx, id)
+}
+
+// A parked claim is known as queued also where the ledger does not even refuse.
+func TestQueuedWhileTheLedgerHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.g.deps.Ledger, w.g.deps.Orders, w.g.deps.Shield = stuckLedger{w.ledger}, stuckLedger{w.ledger}, pickyShield{w.shield}
+		ctx, cancel := context.WithCancel(t.Context())
+		var ticking sync.WaitGroup
+		ticking.Go(func() { w.g.deadlines.run(ctx) })
+		defer ticking.Wait()
+		defer cancel()
+		synctest.Wait()
+		claim := &sale.Claim{ID: sale.DeriveOrderID("phone", "ann", "k"), SKU: "phone", User: "ann", Quantity: 1}
+		w.shield.kept[claim.ID] = sale.QueuedOrder(claim)
+		c := call{method: "GET", path: "/v1/orders/" + claim.ID.String(), header: []string{"X-User-ID", "ann"}}
+		if r := w.buyer(t, c); r.status != 200 || r.json["status"] != "queued" || r.header("Retry-After") != "3" {
+			t.Errorf("GET: %d %s", r.status, r.body)
+		}
+		c.method = "DELETE"
+		w.buyer(t, c).check(t, 409, "order_queued")
+	})
+}
+
+func TestCancel(t *testing.T) {
+	id := sale.DeriveOrderID("phone", "ann", "k")
+	claim := &sale.Claim{ID: id, SKU: "phone", User: "ann", Quantity: 2}
+	row := func(status sale.Status) func(*world) {
+		return func(w *world) {
+			if o := w.sold(); status != o.Status {
+				w.ledger.put(o, status)
+			}
+		}
+	}
+	waits := func(w *world) { _, _ = w.queue.Join(claim, true) }
+	mark := func(status sale.Status) func(*world) {
+		return func(w *world) {
+			o := sale.QueuedOrder(claim)
+			o.Status = status
+			w.shield.kept[id] = o
+		}
+	}
+	ledgerAway := func(w *world) { w.ledger.err = sale.ErrUnavailable }
+	shieldAway := func(w *world) { w.shield.err = errElse }
+	for name, x := range map[string]struct {
+		world  []func(*world)
+		user   string
+		status int
+		want   string // code or status
+	}{
+		"reserved":                       {[]func(*world){row(sale.StatusReserved)}, "ann", 200, "cancelled"},
+		"again":                          {[]func(*world){row(sale.StatusCancelled)}, "ann", 200, "cancelled"},
+		"of another":                     {[]func(*world){row(sale.StatusReserved)}, "bob", 404, "unknown_order"},
+		"paid":                           {[]func(*world){row(sale.StatusPaid)}, "ann", 409, "already_paid"},
+		"paid, of another":               {[]func(*world){row(sale.StatusPaid)}, "bob", 404, "unknown_order"},
+		"expired":                        {[]func(*world){row(sale.StatusExpired)}, "ann", 409, "order_expired"},
+		"reserved, and a repeat waits":   {[]func(*world){row(sale.StatusReserved), waits}, "ann", 200, "cancelled"},
+		"reserved, and marked":           {[]func(*world){row(sale.StatusReserved), mark(sale.StatusQueued)}, "ann", 200, "cancelled"},
+		"waits here":                     {[]func(*world){waits}, "ann", 409, "order_queued"},
+		"waits here for another":         {[]func(*world){waits}, "bob", 404, "unknown_order"},
+		"waits elsewhere":                {[]func(*world){mark(sale.StatusQueued)}, "ann", 409, "order_queued"},
+		"waits elsewhere for another":    {[]func(*world){mark(sale.StatusQueued)}, "bob", 404, "unknown_order"},
+		"parked, the ledger away":        {[]func(*world){mark(sale.StatusQueued), ledgerAway}, "ann", 409, "order_queued"},
+		"waits here, the ledger away":    {[]func(*world){waits, ledgerAway}, "ann", 409, "order_queued"},
+		"of another, the ledger away":    {[]func(*world){mark(sale.StatusQueued), ledgerAway}, "bob", 503, "unavailable"},
+		"rejected":                       {[]func(*world){mark(sale.StatusRejected)}, "ann", 404, "unknown_order"},
+		"nothing known":                  {nil, "ann", 404, "unknown_order"},
+		"nothing known, shield away":     {[]func(*world){shieldAway}, "ann", 404, "unknown_order"},
+		"reserved, the ledger away":      {[]func(*world){row(sale.StatusReserved), ledgerAway}, "ann", 503, "unavailable"},
+		"reserved, both away":            {[]func(*world){row(sale.StatusReserved), ledgerAway, shieldAway}, "ann", 503, "unavailable"},
+		"nobody":                         {[]func(*world){row(sale.StatusReserved)}, "", 401, "unauthenticated"},
+		"rejected, then ordered at last": {[]func(*world){mark(sale.StatusRejected), row(sale.StatusReserved)}, "ann", 200, "cancelled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			for _, f := range x.world {
+				f(w)
+			}
+			before := w.ledger.orders[id].Status
+			c := call{method: "DELETE", path: "/v1/orders/" + id.String(), header: []string{"X-User-ID", x.user}}
+			r := w.buyer(t, c)
+			if x.status != 200 {
+				r.check(t, x.status, x.want)
+				if w.ledger.orders[id].Status != before || (x.status == 503 && r.json["order_id"] != id.String()) {
+					t.Errorf("%v %s", w.ledger.orders[id].Status, r.body)
+				}
+				return
+			}
+			for range 2 {
+				if r.status != 200 || r.json["status"] != "cancelled" || r.json["order_id"] != id.String() || r.json["amount"] != 3998.0 || r.header("Cache-Control") != "no-store" {
+					t.Fatalf("%d %s", r.status, r.body)
+				}
+				r = w.buyer(t, c)
+			}
+			if v := w.ledger.orders[id].Version; v != 2 {
+				t.Errorf("the order's version is %d", v)
+			}
+		})
+	}
+	w := newWorld(t, nil)
+	w.buyer(t, call{method: "DELETE", path: "/v1/orders/nonsense", header: []string{"X-User-ID", "ann"}}).check(t, 404, "unknown_order")
 }
 
 func TestGetOrderSaysHowToLearnMore(t *testing.T) {

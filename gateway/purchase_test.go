@@ -259,16 +259,48 @@ func TestPurchaseAsync(t *testing.T) {
 	}
 }
 
-// A parked claim is queued, in no line of this gateway.
+// A parked claim is queued, in no line of this gateway, however its buyer waits.
 func TestPurchaseParked(t *testing.T) {
+	for prefer, applied := range map[string]string{"": "", "wait=1": "wait=1", "respond-async, wait=1": "respond-async, wait=1"} {
+		w := newWorld(t, nil)
+		w.queue.rule = func(c *sale.Claim) (sale.Verdict, bool) {
+			o := sale.QueuedOrder(c)
+			w.shield.kept[c.ID] = o // which is what parks it
+			return sale.Verdict{Outcome: sale.Queued, Order: &o}, true
+		}
+		c := purchase("")
+		if prefer != "" {
+			c.header = append(c.header, "Prefer", prefer)
+		}
+		r := w.buyer(t, c)
+		key := r.header("Idempotency-Key")
+		id := sale.DeriveOrderID("phone", "ann", key).String()
+		if r.status != 202 || r.json["status"] != "queued" || r.json["order_id"] != id || r.json["position"] != nil || r.json["eta_known"] != false ||
+			r.json["eta_seconds"] != 0.0 || r.header("Retry-After") != "3" || r.header("Location") != "/v1/orders/"+id || r.header("Preference-Applied") != applied {
+			t.Errorf("Prefer %q: %d %s %s", prefer, r.status, r.header("Retry-After"), r.body)
+		}
+		w.ledger.err = sale.ErrUnavailable
+		get := w.buyer(t, call{method: "GET", path: r.header("Location"), header: []string{"X-User-ID", "ann"}})
+		if get.status != 200 || get.json["status"] != "queued" || get.json["position"] != nil || get.json["eta_known"] != false || get.header("Retry-After") != "3" {
+			t.Errorf("GET: %d %s", get.status, get.body)
+		}
+	}
+}
+
+// Who asked not to wait is told the place, parked or not; a claim parked by then gets
+// no mark from here, and one parked while its mark is written keeps being queued.
+func TestPurchaseParkedAsync(t *testing.T) {
 	w := newWorld(t, nil)
 	w.queue.rule = func(c *sale.Claim) (sale.Verdict, bool) {
 		o := sale.QueuedOrder(c)
 		return sale.Verdict{Outcome: sale.Queued, Order: &o}, true
 	}
-	r := w.buyer(t, purchase("", "Idempotency-Key", "k"))
-	if r.status != 202 || r.json["status"] != "queued" || r.json["eta_known"] != false || r.header("Retry-After") == "" || r.header("Location") == "" {
+	r := w.buyer(t, purchase("", "Idempotency-Key", "k", "Prefer", "respond-async"))
+	if r.status != 202 || r.json["status"] != "queued" || r.header("Retry-After") == "" || r.header("Location") == "" {
 		t.Fatalf("%d %s", r.status, r.body)
+	}
+	if got := w.g.marks.collect(nil, <-w.g.marks.pending); len(got) != 0 {
+		t.Error("a parked claim would be marked as queued here")
 	}
 }
 
