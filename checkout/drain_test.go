@@ -235,6 +235,7 @@ func TestParkingAgainstModel(t *testing.T) {
 		limit := int64(rapid.IntRange(0, 3).Draw(rt, "limit"))
 		stock := int64(rapid.IntRange(0, 40).Draw(rt, "stock"))
 		faults := rapid.SampledFrom([]int{0, 10, 30}).Draw(rt, "faults")
+		lossy := rapid.SampledFrom([]int{0, 10, 40}).Draw(rt, "lossy")
 		repeats := rapid.Bool().Draw(rt, "repeats")
 		seed := rapid.Uint64().Draw(rt, "seed")
 		synctest.Test(t, func(t *testing.T) {
@@ -245,7 +246,7 @@ func TestParkingAgainstModel(t *testing.T) {
 				l: &truth{rnd: rand.New(rand.NewPCG(seed, 2)), sku: sku, left: stock, units: map[string]int64{}, orders: map[sale.OrderID]sale.Order{}, faults: faults},
 				s: &honest{left: stock, limit: limit, taken: map[sale.OrderID]sale.BatchToken{}, units: map[string]int64{},
 					tentative: map[sale.BatchToken][]*sale.Claim{}, verdicts: map[sale.OrderID]sale.Order{}, lost: func() bool { return rnd.IntN(100) < faults/2 }},
-				b: &stream{rnd: rand.New(rand.NewPCG(seed, 3)), faults: faults},
+				b: &stream{rnd: rand.New(rand.NewPCG(seed, 3)), faults: lossy},
 			}
 			cfg := config()
 			cfg.MaxWait = time.Minute

@@ -139,6 +139,7 @@ func (c *Checkout) park(ctx context.Context, b *batch) {
 	// The mark comes first: it must not hide what the drainer says later.
 	c.remember(ctx, orders, c.cfg.MaxWait+markFor)
 	known := true
+	var unmark []sale.Order
 	for k, err := range c.Backlog.Park(ctx, b.sku.Name, parked) {
 		i := list[k]
 		switch {
@@ -150,9 +151,15 @@ func (c *Checkout) park(ctx context.Context, b *batch) {
 			b.verdicts[i] = sale.Verdict{Err: sale.ErrUnavailable}
 		}
 		// What neither the backlog nor the ledger can have needs no reconciler.
+		if err != nil && !errors.Is(err, sale.ErrUnknown) {
+			unmark = append(unmark, sale.Rejected(b.claims[i], sale.TimedOut))
+		}
 		if k < took && err != nil && (b.offered || errors.Is(err, sale.ErrUnknown)) {
 			known = false
 		}
+	}
+	if len(unmark) > 0 {
+		c.remember(ctx, unmark, time.Millisecond) // gone at once: nothing is known of them
 	}
 	if took > 0 {
 		b.settled = known

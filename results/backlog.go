@@ -98,17 +98,22 @@ func (b *Backlog) Drained(ctx context.Context, sku string) bool { return b.view.
 // acknowledged each or ctx ends. The errors run parallel to the claims: nil is stored;
 // sale.ErrQueueFull (the backlog is full), sale.ErrInvalid and sale.ErrUnavailable are
 // certainly not; sale.ErrUnknown may be. A claim may be parked any number of times: the
-// ledger's primary key makes one order of it.
+// ledger's primary key makes one order of it. But while the ledger is away, a repeat of
+// a claim that this gateway has parked is not stored again, so that a buyer who repeats
+// does not fill the backlog.
 func (b *Backlog) Park(ctx context.Context, sku string, claims []sale.Parked) []error {
 	p := &parking{
 		conn: b.conn, errs: make([]error, len(claims)), msgs: make([]*nats.Msg, len(claims)),
 		replies: make(chan *nats.Msg, maxSends*len(claims)),
 	}
-	call := rand.Text()[:10]
+	call, away := rand.Text()[:10], b.cfg.Hurry()
 	for i := range claims {
 		if claims[i].Claim.SKU != sku {
 			p.errs[i] = fmt.Errorf("%w: a claim of another SKU", sale.ErrInvalid)
 			continue
+		}
+		if !claims[i].Took && away && b.view.holds(&claims[i].Claim) {
+			continue // it is parked already
 		}
 		if p.msgs[i], p.errs[i] = parkedMsg(&claims[i], call, i); p.errs[i] == nil {
 			p.open++
@@ -117,17 +122,19 @@ func (b *Backlog) Park(ctx context.Context, sku string, claims []sale.Parked) []
 	b.view.begin(sku)
 	p.run(ctx, b.cfg.ResendAfter)
 	maybe := int64(0)
-	for _, err := range p.errs {
-		if err == nil || errors.Is(err, sale.ErrUnknown) {
+	for i, err := range p.errs {
+		if p.msgs[i] != nil && (err == nil || errors.Is(err, sale.ErrUnknown)) {
 			maybe++
 		}
-		if err == nil {
-			b.parked.Inc()
-		} else {
+		switch {
+		case err != nil:
 			b.refused.Inc()
+		case p.msgs[i] != nil:
+			b.parked.Inc()
 		}
 	}
 	b.view.end(sku, maybe)
+	b.view.remember(sku, claims, p.errs)
 	return p.errs
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -293,6 +294,42 @@ func TestAClaimIsParkedAgainAfterItWasDrained(t *testing.T) {
 	}
 	if got := s.of("shoe"); len(got) != 6 {
 		t.Errorf("settled %v", got)
+	}
+}
+
+func TestRepeatsDoNotFillTheBacklog(t *testing.T) {
+	c := connected(t, Config{Embedded: embedded(t)})
+	var away atomic.Bool
+	away.Store(true)
+	b := newBacklog(t, c, BacklogConfig{Hurry: away.Load})
+	claims := wishes("shoe", 0, 2)
+	mustPark(t, b, "shoe", claims)
+	stored := func(want int64) {
+		t.Helper()
+		if counts, err := b.look(t.Context()); err != nil || counts["shoe"] != want {
+			t.Errorf("%d are stored, want %d; %v", counts["shoe"], want, err)
+		}
+	}
+	repeats := wishes("shoe", 0, 3) // the third is of a claim that another gateway parked
+	for i := range repeats {
+		repeats[i].Took = false
+	}
+	mustPark(t, b, "shoe", repeats)
+	stored(3)
+	other := repeats[0]
+	other.Claim.Hash[0]++ // the same key with another payload
+	mustPark(t, b, "shoe", []sale.Parked{other})
+	stored(4)
+	mustPark(t, b, "shoe", claims[:1]) // units were taken again: somebody has to sort it out
+	stored(5)
+	away.Store(false)
+	mustPark(t, b, "shoe", repeats[:1]) // by now the first may have been refused
+	stored(6)
+	if err := b.Drain(t.Context(), (&settled{}).settle); err != nil {
+		t.Fatal(err)
+	}
+	if !b.Drained(t.Context(), "shoe") || b.view.ids != 0 || b.view.holds(&claims[0].Claim) {
+		t.Error("a drained claim is remembered as parked")
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"flashgate/sale"
 )
 
 // backlogView is what this gateway knows of the backlog: how many claims of which SKUs
@@ -17,9 +19,11 @@ type backlogView struct {
 	mu      sync.Mutex
 	counts  map[string]int64     // by the last look; SKUs with none are absent
 	own     map[string]*ownParks // what the last look may have missed
-	clock   int64                // counts looks begun and parkings ended
-	looked  chan struct{}        // closed after every look, then replaced
-	awaited int                  // callers that wait for a SKU to be drained
+	known   map[string]map[sale.OrderID]sale.RequestHash
+	ids     int           // in known
+	clock   int64         // counts looks begun and parkings ended
+	looked  chan struct{} // closed after every look, then replaced
+	awaited int           // callers that wait for a SKU to be drained
 }
 
 // ownParks is what this gateway parked of one SKU and no look has covered.
@@ -32,7 +36,8 @@ type ownParks struct {
 func newBacklogView(cfg BacklogConfig, look func(context.Context) (map[string]int64, error)) *backlogView {
 	return &backlogView{
 		cfg: cfg, look: look, wake: make(chan struct{}, 1),
-		counts: make(map[string]int64), own: make(map[string]*ownParks), looked: make(chan struct{}),
+		counts: make(map[string]int64), own: make(map[string]*ownParks),
+		known: make(map[string]map[sale.OrderID]sale.RequestHash), looked: make(chan struct{}),
 	}
 }
 
@@ -77,6 +82,36 @@ func (v *backlogView) waitingLocked(sku string) int64 {
 		}
 	}
 	return n
+}
+
+// maxKnown bounds the ids of parked claims that are remembered, about 50 bytes each.
+const maxKnown = 200_000
+
+// remember keeps the ids of claims that this gateway has parked, until none of their
+// SKU is parked any more.
+func (v *backlogView) remember(sku string, claims []sale.Parked, errs []error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ids := v.known[sku]
+	if ids == nil {
+		ids = make(map[sale.OrderID]sale.RequestHash)
+		v.known[sku] = ids
+	}
+	before := len(ids)
+	for i := range claims {
+		if errs[i] == nil && v.ids+len(ids)-before < maxKnown {
+			ids[claims[i].Claim.ID] = claims[i].Claim.Hash
+		}
+	}
+	v.ids += len(ids) - before
+}
+
+// holds reports whether this gateway has parked this very claim.
+func (v *backlogView) holds(c *sale.Claim) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	hash, ok := v.known[c.SKU][c.ID]
+	return ok && hash == c.Hash
 }
 
 func (v *backlogView) total() (n int64) {
@@ -186,6 +221,12 @@ func (v *backlogView) once(ctx context.Context) error {
 	v.counts = counts
 	// What ended before the look began is in it, or has been drained since.
 	maps.DeleteFunc(v.own, func(_ string, o *ownParks) bool { return o.underWay == 0 && o.ended < began })
+	for sku, ids := range v.known {
+		if v.waitingLocked(sku) == 0 {
+			v.ids -= len(ids)
+			delete(v.known, sku)
+		}
+	}
 	close(v.looked)
 	v.looked = make(chan struct{})
 	return nil
