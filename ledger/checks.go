@@ -120,24 +120,15 @@ func checks(now int64, b AuditBounds) []check {
 // versions of rows. It has a connection of its own, without the time limits of the
 // others.
 func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Checked) error) error {
-	if !db.Ready() {
-		return db.notReady()
-	}
 	if b.Findings <= 0 {
 		b.Findings = 100
 	}
 	if b.OutboxAge <= 0 {
 		b.OutboxAge = time.Minute
 	}
-	return db.unhurried(ctx, func(conn *sql.Conn) error {
-		for _, statement := range db.dialect.snapshot() {
-			if _, err := conn.ExecContext(ctx, statement); err != nil {
-				return db.away(ctx, err)
-			}
-		}
-		defer rollback(conn)
+	return db.InSnapshot(ctx, func(state *Snapshot) error {
 		for _, c := range checks(db.Now(), b) {
-			found, err := c.run(ctx, conn, b.Findings)
+			found, err := c.run(ctx, state.conn, b.Findings)
 			if err != nil {
 				return db.away(ctx, fmt.Errorf("check %s: %w", c.name, err))
 			}
@@ -145,7 +136,7 @@ func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Check
 				return err
 			}
 		}
-		found, err := checkDue(ctx, conn, b.Findings)
+		found, err := checkDue(ctx, state.conn, b.Findings)
 		if err != nil {
 			return db.away(ctx, fmt.Errorf("check %s: %w", found.Check, err))
 		}

@@ -41,12 +41,16 @@ type dueRow struct {
 // returned with an error have ended nonetheless. A SKU whose rows contradict each
 // other keeps its orders, shows as an error, and holds up no other.
 func (db *DB) ExpireDue(ctx context.Context, token int64, limit int) ([]sale.Order, error) {
+	return db.expireDue(ctx, token, limit, db.Now())
+}
+
+// expireDue ends what is due at the time now.
+func (db *DB) expireDue(ctx context.Context, token int64, limit int, now int64) ([]sale.Order, error) {
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
 	var ended []sale.Order
 	var refusals []error
-	now := db.Now()
 	for after := (dueKey{}); len(ended) < limit; {
 		page, err := db.readDue(ctx, after, now)
 		if err != nil {
