@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,6 +105,55 @@ func (c *cluster) warm(sku string, n int) []answer {
 	return answers
 }
 
+// away ends the ledger and waits until every gateway knows.
+func (c *cluster) away() {
+	c.t.Helper()
+	c.maria.Kill()
+	c.awaitBreaker("ledger", "open", 15*time.Second)
+}
+
+// queue has n buyers buy while the ledger is away; each must be queued.
+func (c *cluster) queue(sku string, n int) []answer {
+	c.t.Helper()
+	gates := c.running()
+	queued := rush(n, 200, nil, func(i int) answer {
+		return c.buy(gates[i%len(gates)], sku, fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i))
+	})
+	noErrors(c.t, queued)
+	if got := tally(queued); got["202 queued"] != n {
+		c.t.Errorf("answers while the ledger was away: %v", got)
+	}
+	return queued
+}
+
+// sellOut has buyers insist until the SKU is sold out, and returns what they heard at
+// last, the verdicts of queued ones included.
+func (c *cluster) sellOut(sku string, buyers int) []answer {
+	c.t.Helper()
+	return rush(buyers, 100, nil, func(i int) answer {
+		return c.follow(i, sku, fmt.Sprintf("late-%d", i), fmt.Sprintf("key-%d", i), 60*time.Second)
+	})
+}
+
+// checkQueued checks that the queued became orders, that the sale sold its stock to
+// the last unit, and that everything was published.
+func (c *cluster) checkQueued(sku string, total int64, queued, others []answer) {
+	c.t.Helper()
+	noErrors(c.t, others)
+	live := c.checkYes(sku, others)
+	missing := 0
+	for _, a := range queued {
+		if !live[a.orderID] {
+			missing++
+		}
+	}
+	if missing > 0 {
+		c.t.Errorf("%d queued claims are no orders", missing)
+	}
+	c.checkSoldOut(sku, total)
+	c.checkPublished(sku, live, 30*time.Second)
+}
+
 // TestLedgerAwayQueuesBuyers: while the ledger is away, buyers whom the shield admits
 // are answered 202; it comes back, and each has the verdict that the ledger gave.
 func TestLedgerAwayQueuesBuyers(t *testing.T) {
@@ -113,16 +163,9 @@ func TestLedgerAwayQueuesBuyers(t *testing.T) {
 	c.putSKU("cold", map[string]any{"total": 10, "heat": "cold"})
 	all := c.warm("shoe", early)
 
-	c.maria.Kill()
 	killed := time.Now()
-	c.awaitBreaker("ledger", "open", 15*time.Second)
-	queued := rush(while, 200, nil, func(i int) answer {
-		return c.buy(c.gates[i%3], "shoe", fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i))
-	})
-	noErrors(t, queued)
-	if got := tally(queued); got["202 queued"] != while {
-		t.Errorf("answers while the ledger was away: %v", got)
-	}
+	c.away()
+	queued := c.queue("shoe", while)
 	for i := range 10 {
 		a := queued[i*100]
 		if code, status, _ := c.order(c.gates[(i+1)%3], a.buyer, a.orderID); code != 200 || status != "queued" {
@@ -148,25 +191,13 @@ func TestLedgerAwayQueuesBuyers(t *testing.T) {
 	// Others buy on while the backlog is drained, until nothing is left.
 	var late []answer
 	var others sync.WaitGroup
-	others.Go(func() {
-		late = rush(1000, 100, nil, func(i int) answer {
-			return c.insist(i, "shoe", fmt.Sprintf("late-%d", i), fmt.Sprintf("key-%d", i), 40*time.Second)
-		})
-	})
+	others.Go(func() { late = c.sellOut("shoe", 1000) })
 	ends := c.verdicts(queued, 30*time.Second)
 	if ends["200 reserved "] != while {
 		t.Errorf("verdicts of the queued: %v", ends)
 	}
 	others.Wait()
-	noErrors(t, late)
 	t.Logf("answers afterwards: %v", tally(late))
-	for i := range late {
-		if late[i].code == 202 {
-			late[i].code = 0 // its verdict is asked for below
-			late = append(late, answer{buyer: late[i].buyer, key: late[i].key, code: 202, orderID: late[i].orderID})
-		}
-	}
-	t.Logf("verdicts of those queued afterwards: %v", c.verdicts(late, 30*time.Second))
 	for _, a := range append(queued, all...) {
 		b := c.insist(1, "shoe", a.buyer, a.key, 10*time.Second)
 		if b.code != 200 || !b.replayed || b.orderID != a.orderID {
@@ -174,15 +205,141 @@ func TestLedgerAwayQueuesBuyers(t *testing.T) {
 			break
 		}
 	}
-	live := c.checkYes("shoe", append(all, late...))
-	for _, a := range queued {
-		if !live[a.orderID] {
-			t.Errorf("%s of %s is not in the ledger", a.orderID, a.buyer)
-			break
-		}
+	c.checkQueued("shoe", total, queued, append(all, late...))
+}
+
+// TestQueuedForTooLong: who has waited for longer than backlog.max_wait is rejected once
+// the ledger is back, and the units are anybody's again.
+func TestQueuedForTooLong(t *testing.T) {
+	c := newCluster(t, 2, parts{maria: testenv.OwnMariaDB(t), env: []string{
+		"FLASHGATE_QUEUE__MAX_AGE=2s", "FLASHGATE_RECONCILE__GRACE=6s", "FLASHGATE_BACKLOG__MAX_WAIT=3s",
+	}})
+	const total = 300
+	c.putSKU("shoe", map[string]any{"total": total, "heat": "hot"})
+	all := c.warm("shoe", 10)
+	c.away()
+	queued := c.queue("shoe", total-10)
+	<-time.After(4 * time.Second)
+	c.maria.Restart(t)
+	if ends := c.verdicts(queued, 20*time.Second); ends["200 rejected timeout"] != len(queued) {
+		t.Errorf("verdicts: %v", ends)
 	}
-	c.checkSoldOut("shoe", total)
-	c.checkPublished("shoe", live, 30*time.Second)
+	late := c.sellOut("shoe", 2*total)
+	c.checkQueued("shoe", total, nil, append(all, late...))
+}
+
+// TestDrainersDieAndFreeze: the gateway that drains is killed in the middle of it, the
+// next one is frozen for longer than its lease lives, and goes on as if nothing were.
+func TestDrainersDieAndFreeze(t *testing.T) {
+	c := newCluster(t, 4, parts{maria: testenv.OwnMariaDB(t), env: []string{"FLASHGATE_QUEUE__MAX_BATCH=8"}})
+	const total, while = 2500, 2000
+	c.putSKU("shoe", map[string]any{"total": total, "heat": "hot"})
+	all := c.warm("shoe", 12)
+	c.away()
+	queued := c.queue("shoe", while)
+	c.maria.Restart(t)
+	// drainer is the gateway that has drained something since it was last looked at.
+	seen := make(map[*gate]float64)
+	drainer := func() (found *gate) {
+		testenv.Eventually(t, 15*time.Second, func() bool {
+			for _, g := range c.running() {
+				n := c.metricOf(g, "flashgate_backlog_drained_total")
+				if n > seen[g] {
+					seen[g], found = n, g
+					return true
+				}
+			}
+			return false
+		}, "somebody drains")
+		return found
+	}
+	left := func() int64 { return while + 12 - c.query("SELECT COUNT(*) FROM orders WHERE sku = 'shoe'") }
+	drainer().Kill()
+	t.Logf("killed with %d left", left())
+	frozen := drainer()
+	frozen.Stop()
+	t.Logf("frozen with %d left", left())
+	testenv.Eventually(t, 20*time.Second, func() bool { return left() == 0 }, "others drain the rest")
+	frozen.Cont()
+	if ends := c.verdicts(queued, 30*time.Second); ends["200 reserved "] != while {
+		t.Errorf("verdicts: %v", ends)
+	}
+	late := c.sellOut("shoe", 1000)
+	c.checkQueued("shoe", total, queued, append(all, late...))
+}
+
+// TestNATSRestartsWhileTheLedgerIsAway: who cannot be queued for certain hears 503 and
+// repeats; who was queued stays queued.
+func TestNATSRestartsWhileTheLedgerIsAway(t *testing.T) {
+	c := newCluster(t, 3, parts{maria: testenv.OwnMariaDB(t)})
+	const total = 1500
+	c.putSKU("shoe", map[string]any{"total": total, "heat": "hot"})
+	all := c.warm("shoe", 12)
+	c.away()
+	var progress atomic.Int64
+	restarted := make(chan struct{})
+	go func() { // joined by <-restarted below
+		defer close(restarted)
+		testenv.Eventually(t, 30*time.Second, func() bool { return progress.Load() > 500 }, "a third is queued")
+		c.nats.Restart(t)
+	}()
+	answers := rush(1488, 100, &progress, func(i int) answer {
+		user, key := fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i)
+		for n := i; ; n++ {
+			if a := c.buy(c.gates[n%3], "shoe", user, key); a.code == 202 || a.err != nil || n > i+100 {
+				return a
+			}
+			<-time.After(100 * time.Millisecond)
+		}
+	})
+	<-restarted
+	noErrors(t, answers)
+	if got := tally(answers); got["202 queued"] != len(answers) {
+		t.Errorf("answers: %v", got)
+	}
+	c.maria.Restart(t)
+	if ends := c.verdicts(answers, 30*time.Second); ends["200 reserved "] != len(answers) {
+		t.Errorf("verdicts: %v", ends)
+	}
+	c.checkQueued("shoe", total, answers, all)
+}
+
+// TestRedisForgetsWhileClaimsAreParked: the shield that is loaded when the ledger is
+// back counts parked units as gone, so nobody takes them from those who were queued.
+func TestRedisForgetsWhileClaimsAreParked(t *testing.T) {
+	c := newCluster(t, 3, parts{maria: testenv.OwnMariaDB(t), env: []string{"FLASHGATE_QUEUE__MAX_BATCH=8"}})
+	const total, while = 2000, 1500
+	c.putSKU("shoe", map[string]any{"total": total, "heat": "hot", "per_user_limit": 1})
+	all := c.warm("shoe", 12)
+	c.away()
+	queued := c.queue("shoe", while)
+	c.redis.FlushAll(t)
+	if a := c.buy(c.gates[0], "shoe", "somebody", "k"); a.code != 503 {
+		t.Errorf("without ledger and shield: %+v", a)
+	}
+	c.maria.Restart(t)
+	late := c.sellOut("shoe", 1500)
+	if ends := c.verdicts(queued, 30*time.Second); ends["200 reserved "] != while {
+		t.Errorf("verdicts: %v", ends)
+	}
+	c.checkQueued("shoe", total, queued, append(all, late...))
+}
+
+// TestLedgerHangs: it does not refuse, it does not answer.
+func TestLedgerHangs(t *testing.T) {
+	c := newCluster(t, 2, parts{maria: testenv.OwnMariaDB(t)})
+	const total, while = 600, 500
+	c.putSKU("shoe", map[string]any{"total": total, "heat": "hot"})
+	all := c.warm("shoe", 10)
+	c.maria.Stop()
+	c.awaitBreaker("ledger", "open", 30*time.Second)
+	queued := c.queue("shoe", while)
+	c.maria.Cont()
+	if ends := c.verdicts(queued, 30*time.Second); ends["200 reserved "] != while {
+		t.Errorf("verdicts: %v", ends)
+	}
+	late := c.sellOut("shoe", 300)
+	c.checkQueued("shoe", total, queued, append(all, late...))
 }
 
 // TestLongOutageInMidSale: buyers come before, during and after an outage of a minute,
@@ -204,7 +361,7 @@ func TestLongOutageInMidSale(t *testing.T) {
 		c.maria.Restart(t)
 	}()
 	began := time.Now()
-	answers := rush(9000, 400, nil, func(i int) answer {
+	answers := rush(9000, 9000, nil, func(i int) answer {
 		// They come in over 75 seconds.
 		<-time.After(time.Until(began.Add(time.Duration(i) * 75 * time.Second / 9000)))
 		return c.follow(i, "shoe", fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i), 120*time.Second)
@@ -239,7 +396,7 @@ func (c *cluster) follow(first int, sku, user, key string, limit time.Duration) 
 			case code == 200 && status != "queued":
 				a.code, a.status = 200, status
 			default:
-				<-time.After(500 * time.Millisecond)
+				<-time.After(2 * time.Second)
 			}
 		}
 		if a.yes() || a.code == 409 || a.code == 422 || time.Now().After(deadline) {

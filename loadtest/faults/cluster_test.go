@@ -242,20 +242,27 @@ func (c *cluster) metric(name string) float64 {
 	c.t.Helper()
 	var sum float64
 	for _, g := range c.running() {
-		req, _ := http.NewRequest("GET", g.admin+"/metrics", nil)
-		req.Header.Set("Authorization", "Bearer "+adminKey)
-		res, err := c.http.Do(req)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		text, _ := io.ReadAll(res.Body)
-		_ = res.Body.Close()
-		for line := range strings.Lines(string(text)) {
-			if rest, ok := strings.CutPrefix(line, name); ok && rest != "" && (rest[0] == ' ' || rest[0] == '{') {
-				var v float64
-				if _, err := fmt.Sscan(rest[strings.LastIndexByte(strings.TrimSpace(rest), ' ')+1:], &v); err == nil {
-					sum += v
-				}
+		sum += c.metricOf(g, name)
+	}
+	return sum
+}
+
+// metricOf sums a counter of one gateway over its labels.
+func (c *cluster) metricOf(g *gate, name string) (sum float64) {
+	c.t.Helper()
+	req, _ := http.NewRequest("GET", g.admin+"/metrics", nil)
+	req.Header.Set("Authorization", "Bearer "+adminKey)
+	res, err := c.http.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	text, _ := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name); ok && rest != "" && (rest[0] == ' ' || rest[0] == '{') {
+			var v float64
+			if _, err := fmt.Sscan(rest[strings.LastIndexByte(strings.TrimSpace(rest), ' ')+1:], &v); err == nil {
+				sum += v
 			}
 		}
 	}
