@@ -149,3 +149,61 @@ func TestChangesWithoutADatabase(t *testing.T) {
 	b.pay(db, paymentOf(&o, "evt"), sale.PaymentApplied)
 	b.clean(db)
 }
+
+// TestALimitIsSetInBetween has an operator set the SKU's first limit after a change has
+// looked at the buyers, who had no rows then, and before it reaches the stock: it
+// notices, and looks again.
+func TestALimitIsSetInBetween(t *testing.T) {
+	for _, d := range deeds {
+		t.Run(d.name, func(t *testing.T) {
+			b := mariaBed(t)
+			db := b.open()
+			sku := b.sku("shoe", 10, 0)
+			o := b.reserve(db, sku, "ann", "1", 2)
+			b.reserve(db, sku, "ann", "2", 1)
+			if d.before == sale.StatusCancelled {
+				b.cancel(db, &o)
+			}
+			b.exec("UPDATE orders SET pay_by = 1 WHERE order_id = ?", o.ID[:])
+			b.exec("UPDATE due SET pay_by = 1 WHERE ids = ?", o.ID[:])
+			token := b.lead(db)
+			operator, err := b.raw.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = operator.Close() }()
+			run := func(statements ...string) {
+				t.Helper()
+				for _, q := range statements {
+					if _, err := operator.ExecContext(t.Context(), q); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			run("START TRANSACTION", "UPDATE stock SET raises = raises + 0, sku_version = 2 WHERE sku = 'shoe'")
+			type answer struct {
+				order sale.Order
+				err   error
+			}
+			answered := make(chan answer, 1)
+			go func() {
+				got, err := d.do(t.Context(), b, db, token, &o)
+				answered <- answer{got, err}
+			}()
+			waits := d.name != "pay" // which needs no stock
+			if waits {
+				testenv.Eventually(t, 3*time.Second, func() bool {
+					return b.number("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'UPDATE stock SET total%'") == 1
+				}, "it waits for the stock row")
+			}
+			run("UPDATE skus SET per_user_limit = 5, version = 2 WHERE sku = 'shoe'",
+				"INSERT INTO buyers (sku, user_id, units, unit_limit) SELECT sku, user_id, SUM(quantity), 5 FROM orders WHERE status IN "+live+" GROUP BY sku, user_id",
+				"COMMIT")
+			got := <-answered
+			if got.err != nil || got.order.Status != d.want {
+				t.Errorf("%v, %v", got.order.Status, got.err)
+			}
+			b.clean(db)
+		})
+	}
+}
