@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// readPage is how many messages are read at a time.
-	readPage = 2048
 	// drainSKUs is how many SKUs are settled at the same time.
 	drainSKUs = 8
 	// staleAfter is how long what was read may wait to be settled. It is shorter than a
@@ -51,7 +49,7 @@ func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
 		return nil
 	}
 	d := &drain{backlog: b, stream: stream, settle: settle, stuck: make(map[string]error)}
-	err = b.read(ctx, jetstream.ConsumerConfig{}, func(page []jetstream.Msg) error { return d.page(ctx, page) })
+	err = b.conn.read(ctx, BacklogStream, jetstream.ConsumerConfig{}, readPage, func(page []jetstream.Msg) error { return d.page(ctx, page) })
 	if err != nil && (!errors.Is(err, errStale) || d.settled == 0) {
 		return fmt.Errorf("drain: %w", err)
 	}
@@ -200,7 +198,7 @@ func (b *Backlog) Units(ctx context.Context, sku string) (int64, error) {
 		return 0, nil
 	}
 	var units int64
-	err = b.read(ctx, jetstream.ConsumerConfig{FilterSubject: backlogPrefix + sku, HeadersOnly: true}, func(page []jetstream.Msg) error {
+	err = b.conn.read(ctx, BacklogStream, jetstream.ConsumerConfig{FilterSubject: backlogPrefix + sku, HeadersOnly: true}, readPage, func(page []jetstream.Msg) error {
 		for _, msg := range page {
 			units += parkedUnits(msg.Headers())
 		}
@@ -243,54 +241,4 @@ func (b *Backlog) stream(ctx context.Context) (jetstream.Stream, error) {
 		return nil, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, BacklogStream, err)
 	}
 	return s, nil
-}
-
-// errGap says that messages got lost on their way from the stream.
-var errGap = fmt.Errorf("%w: messages of the backlog got lost on the way", sale.ErrUnavailable)
-
-// read hands over the messages that cfg selects, from the stream's first to its last,
-// page by page and without a gap: the consumer numbers what it delivers, and a number
-// that is missing ends the reading with an error.
-func (b *Backlog) read(ctx context.Context, cfg jetstream.ConsumerConfig, fn func([]jetstream.Msg) error) error {
-	cfg.AckPolicy, cfg.DeliverPolicy = jetstream.AckNonePolicy, jetstream.DeliverAllPolicy
-	cfg.MemoryStorage, cfg.Replicas, cfg.InactiveThreshold = true, 1, 30*time.Second
-	ask, cancel := context.WithTimeout(ctx, askTimeout)
-	consumer, err := b.conn.js.CreateConsumer(ask, BacklogStream, cfg)
-	cancel()
-	if err != nil {
-		return fmt.Errorf("%w: read the backlog: %w", sale.ErrUnavailable, err)
-	}
-	info := consumer.CachedInfo()
-	defer func() {
-		// It ends by itself where this fails.
-		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
-		defer cancel()
-		_ = b.conn.js.DeleteConsumer(ask, BacklogStream, info.Name)
-	}()
-	pending, number := info.NumPending, uint64(0)
-	for pending > 0 {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		batch, err := consumer.FetchNoWait(readPage)
-		if err != nil {
-			return fmt.Errorf("%w: read the backlog: %w", sale.ErrUnavailable, err)
-		}
-		var page []jetstream.Msg
-		for msg := range batch.Messages() {
-			meta, err := msg.Metadata()
-			if err != nil || meta.Sequence.Consumer != number+1 {
-				return errGap
-			}
-			number, pending = meta.Sequence.Consumer, meta.NumPending
-			page = append(page, msg)
-		}
-		if batch.Error() != nil || len(page) == 0 {
-			return errors.Join(errGap, batch.Error())
-		}
-		if err := fn(page); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -1,0 +1,157 @@
+package results
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"flashgate/sale"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Extent is what the results stream reaches from and to.
+type Extent struct {
+	// Last is the sequence of the last message ever stored, 0 when there was none.
+	Last uint64
+	// Since is 0 when the stream still has its first message. Otherwise messages have
+	// been dropped, by age as a rule, and it has all that were stored at Since (Unix ms,
+	// NATS's clock) or later.
+	Since int64
+}
+
+// Extent reads how far the results stream reaches now. Errors wrap
+// sale.ErrUnavailable.
+func (c *Conn) Extent(ctx context.Context) (Extent, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if !c.Connected() {
+		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, Stream, nats.ErrDisconnected)
+	}
+	s, err := c.js.Stream(ctx, Stream)
+	if err != nil {
+		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, Stream, err)
+	}
+	state := s.CachedInfo().State
+	e := Extent{Last: state.LastSeq}
+	switch {
+	case state.FirstSeq <= 1:
+	case state.Msgs == 0:
+		e.Since = s.CachedInfo().TimeStamp.UnixMilli()
+	default:
+		e.Since = state.FirstTime.UnixMilli()
+	}
+	return e, nil
+}
+
+// stuckReads is how often in a row a reading may end without a single message before
+// it is given up.
+const stuckReads = 3
+
+// errEnough ends a reading that has got as far as it was asked to.
+var errEnough = errors.New("enough")
+
+// EachEvent reads the results stream once, from its first message to the one with the
+// sequence last, and hands over each message's events in stream order. A message that
+// is none of ours has no kind. The slice is fn's to keep. Errors of fn end it and are
+// returned as they are; others wrap sale.ErrUnavailable.
+func (c *Conn) EachEvent(ctx context.Context, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error {
+	next := uint64(1)
+	for stuck := 0; next <= last; stuck++ {
+		began := next
+		cfg := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next}
+		err := c.read(ctx, Stream, cfg, firstPage, func(page []jetstream.Msg) error {
+			for _, msg := range page {
+				meta, err := msg.Metadata()
+				if err != nil {
+					return errGap
+				}
+				if meta.Sequence.Stream > last {
+					return errEnough
+				}
+				// What cannot be decoded is handed over without a kind.
+				kind, orders, _ := Decode(msg.Data())
+				if err := fn(kind, orders, meta.Sequence.Stream); err != nil {
+					return err
+				}
+				next = meta.Sequence.Stream + 1
+			}
+			return nil
+		})
+		if next > began {
+			stuck = 0
+		}
+		// What got lost on the way, or with the connection, is read again.
+		if err == nil || errors.Is(err, errEnough) {
+			return nil
+		}
+		if !errors.Is(err, errGap) || stuck == stuckReads {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	// A page is as many messages as came to about pageBytes of late, and at most
+	// readPage. The first of the results is small, since a message may be as large as the
+	// server takes.
+	firstPage = 16
+	readPage  = 2048
+	pageBytes = 4 << 20
+)
+
+// errGap says that messages got lost on their way from the stream.
+var errGap = fmt.Errorf("%w: messages of the stream got lost on the way", sale.ErrUnavailable)
+
+// read hands over the messages of a stream that cfg selects, up to the last there is,
+// page by page, the first of size messages, and without a gap: the consumer numbers
+// what it delivers, and a number that is missing ends the reading with an error.
+func (c *Conn) read(ctx context.Context, stream string, cfg jetstream.ConsumerConfig, size int, fn func([]jetstream.Msg) error) error {
+	cfg.AckPolicy = jetstream.AckNonePolicy
+	cfg.MemoryStorage, cfg.Replicas, cfg.InactiveThreshold = true, 1, 2*time.Minute
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	consumer, err := c.js.CreateConsumer(ask, stream, cfg)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("%w: read stream %s: %w", sale.ErrUnavailable, stream, err)
+	}
+	info := consumer.CachedInfo()
+	defer func() {
+		// It ends by itself where this fails.
+		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		defer cancel()
+		_ = c.js.DeleteConsumer(ask, stream, info.Name)
+	}()
+	pending, number := info.NumPending, uint64(0)
+	for pending > 0 {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		batch, err := consumer.FetchNoWait(size)
+		if err != nil {
+			return fmt.Errorf("%w: read stream %s: %w", sale.ErrUnavailable, stream, err)
+		}
+		var page []jetstream.Msg
+		bytes := 1
+		for msg := range batch.Messages() {
+			meta, err := msg.Metadata()
+			if err != nil || meta.Sequence.Consumer != number+1 {
+				return errGap
+			}
+			number, pending = meta.Sequence.Consumer, meta.NumPending
+			page = append(page, msg)
+			bytes += len(msg.Data())
+		}
+		if batch.Error() != nil || len(page) == 0 {
+			return errors.Join(errGap, batch.Error())
+		}
+		size = max(1, min(readPage, len(page)*pageBytes/bytes))
+		if err := fn(page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
