@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"hash/fnv"
@@ -213,48 +212,6 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 
 func (a *app) lifecycle() lifecycle {
 	return lifecycle{a.ledger, a.shield, a.breakers.redis, a.checkout, a.log.With("part", "orders")}
-}
-
-// buildJobs schedules what runs beside the sale. Relay and reconciler run in one
-// gateway at a time; probing NATS, which is how its breaker learns, in each.
-func (a *app) buildJobs(reg *prometheus.Registry) (err error) {
-	a.jobs, err = jobs.New(jobs.Config{Holder: instance(), Log: a.log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
-		jobs.Job{Name: "relay", Every: 500 * time.Millisecond, Run: a.relayOnce},
-		jobs.Job{Name: "reconcile", Every: a.cfg.Reconcile.Period, Run: a.reconcileOnce},
-		jobs.Job{Name: "drain", Every: 250 * time.Millisecond, Run: a.drainOnce},
-		jobs.Job{Name: "ledger-probe", Every: time.Second, EveryGateway: true, Run: a.probeLedger},
-		jobs.Job{Name: "nats-probe", Every: time.Second, EveryGateway: true, Run: func(ctx context.Context, _ int64) error {
-			// The connection and the breaker have said it already.
-			_ = a.breakers.nats.Do(ctx, a.nats.Ping)
-			return nil
-		}},
-	)
-	return err
-}
-
-func (a *app) relayOnce(ctx context.Context, _ int64) error {
-	if !a.breakers.nats.Usable() || !a.nats.Ready() {
-		return nil // the outbox can wait
-	}
-	return a.relay.Pass(ctx)
-}
-
-func (a *app) reconcileOnce(ctx context.Context, _ int64) error {
-	if !a.breakers.ledger.Usable() {
-		return nil // what the ledger knows decides every repair
-	}
-	return answered(a.breakers.redis.Do(ctx, func(ctx context.Context) error {
-		_, err := a.shield.Reconcile(ctx)
-		return err
-	}))
-}
-
-// answered hides that a breaker was open: that is no failure of the job.
-func answered(err error) error {
-	if errors.Is(err, fallback.ErrNotCalled) {
-		return nil
-	}
-	return err
 }
 
 // stages is the order of stopping: the edge first, then what works for it, and last
