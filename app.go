@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"hash/fnv"
@@ -227,7 +228,10 @@ func (a *app) stages() []stage {
 		{"backlog", a.backlog.Run},
 		{"ledger", a.ledger.Run},
 		{"shield", a.shield.Run},
-		{"nats", a.nats.Run},
+		{"nats", func(ctx context.Context) error {
+			defer a.nats.Close()
+			return a.nats.Run(ctx)
+		}},
 	}
 }
 
