@@ -26,6 +26,7 @@ type batch struct {
 	repeats  []int // of the unsure: ids that the shield has seen, to be parked
 
 	behind  bool // what is admitted queues in the backlog instead of asking the ledger
+	beside  bool // claims are parked out of reach: what is admitted goes ahead, nothing else
 	failed  bool // the ledger gave no answer on the admitted
 	offered bool // and may have committed them all the same
 	token   sale.BatchToken

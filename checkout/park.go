@@ -31,7 +31,9 @@ const (
 
 // queuesBehind reports whether what the shield admits of the batch has to be parked:
 // because the ledger is away, or because claims of the SKU are parked, which come
-// first. A backlog that will be drained in a moment is waited for.
+// first. A backlog that will be drained in a moment is waited for. One that is away
+// itself, with the ledger back, must not stop the sale: the parked claims have their
+// units in the shield, so that nobody takes them who goes through it.
 func (c *Checkout) queuesBehind(ctx context.Context, b *batch) bool {
 	if c.Backlog == nil {
 		return false
@@ -43,8 +45,11 @@ func (c *Checkout) queuesBehind(ctx context.Context, b *batch) bool {
 	if waiting == 0 {
 		return false
 	}
-	if waiting > shortBacklog || !c.ledgerAnswers(ctx, b) {
+	if waiting > shortBacklog && c.Backlog.Usable() || !c.ledgerAnswers(ctx, b) {
 		return true
+	}
+	if b.beside = !c.Backlog.Usable(); b.beside {
+		return false
 	}
 	ctx, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(holdFor), b.due))
 	defer cancel()
@@ -66,10 +71,10 @@ func (c *Checkout) ledgerAnswers(ctx context.Context, b *batch) bool {
 // only when the ledger is there and nothing of the SKU is parked. Otherwise it waits a
 // little, after which the shield is asked again about the claims that are still open.
 func (c *Checkout) mayGoAround(ctx context.Context, b *batch) bool {
-	if !b.behind {
+	if !b.behind && !b.beside {
 		return true
 	}
-	if !c.LedgerBreaker.Usable() {
+	if b.beside || !c.LedgerBreaker.Usable() {
 		b.end(sale.Verdict{Err: sale.ErrUnavailable})
 		return false
 	}

@@ -119,6 +119,13 @@ func TestPark(t *testing.T) {
 		}, users: "ab", want: "RR"},
 		{name: "behind a few that are not", set: func(_ *world, l *fakeBacklog) { l.waiting = 3 }, users: "ab", want: "QQ", parked: "a*b*"},
 		{name: "behind others without a shield: until it is too late", set: func(w *world, l *fakeBacklog) { l.waiting, w.redis.open = 1<<20, true }, users: "ab", want: "tt", told: -1},
+		{name: "behind others that are out of reach: what the shield admits goes ahead", set: func(w *world, l *fakeBacklog) {
+			l.waiting, l.away = 1<<20, true
+			w.shield.deduct = w.answers("ASL")
+		}, users: "abc", want: "RRL"},
+		{name: "behind others that are out of reach, without a shield", set: func(w *world, l *fakeBacklog) {
+			l.waiting, l.away, w.redis.open = 1<<20, true, true
+		}, users: "ab", want: "uu", told: -1},
 		{name: "a known repeat hears of its order", set: func(w *world, l *fakeBacklog) {
 			l.waiting = 1 << 20
 			w.shield.deduct = w.answers("SSA")

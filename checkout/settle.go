@@ -130,7 +130,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		case sale.Seen:
 			b.unsure = append(b.unsure, i)
 		case sale.ShieldLimit:
-			if !b.behind && c.limitChecks.Allow() {
+			if !b.behind && !b.beside && c.limitChecks.Allow() {
 				b.verdicts[i] = sale.Verdict{Outcome: sale.LimitReached}
 				b.unsure = append(b.unsure, i)
 				break
