@@ -60,6 +60,13 @@ func (q *fakeQueue) Find(id sale.OrderID) *sale.Ticket {
 	return q.waiting[id]
 }
 
+// forget takes the claim off its line, as its verdict does.
+func (q *fakeQueue) forget(id sale.OrderID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.waiting, id)
+}
+
 func (q *fakeQueue) Depth(string) int    { return q.depth }
 func (q *fakeQueue) Rate(string) float64 { return q.rate }
 func (q *fakeQueue) last() *sale.Claim {
@@ -302,6 +309,12 @@ func (s *fakeShield) RecallAll(_ context.Context, ids []sale.OrderID) (map[sale.
 
 func (s *fakeShield) Left(context.Context, *sale.SKU) (int64, bool, error) {
 	return 7, s.err == nil, s.err
+}
+
+func (s *fakeShield) keep(o sale.Order) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept[o.ID] = o
 }
 
 func (s *fakeShield) has(id sale.OrderID) bool {

@@ -222,8 +222,11 @@ func (s *streams) due(now time.Time, whole bool) []*watched {
 		if w.ticket != nil {
 			w.follow(s.g.deps.Queue.Find(w.id), now, whole)
 		}
-		if w.fresh(now) {
+		switch {
+		case w.fresh(now):
 			due = append(due, w)
+		case !w.left.IsZero():
+			w.nowhere()
 		}
 	}
 	if !whole {
@@ -245,7 +248,7 @@ func (s *streams) due(now time.Time, whole bool) []*watched {
 func (w *watched) follow(now *sale.Ticket, at time.Time, whole bool) {
 	switch {
 	case now != w.ticket:
-		w.ticket, w.left, w.position = nil, at, nowhere
+		w.ticket, w.left = nil, at
 	case whole && w.position != now.Position():
 		w.position = now.Position()
 		w.nudge()
@@ -257,13 +260,25 @@ func (w *watched) fresh(now time.Time) bool {
 	return !w.left.IsZero() && now.Sub(w.left) < freshFor
 }
 
+// nowhere notes that a claim without a verdict is in no line of this gateway any more.
+func (w *watched) nowhere() {
+	w.left = time.Time{}
+	if w.position != nowhere {
+		w.position = nowhere
+		w.nudge()
+	}
+}
+
 // learn takes in how the order stands, unless it knows that already, or better.
 func (w *watched) learn(o *sale.Order) {
 	switch {
 	case o.Version < w.order.Version || w.lost:
 		return
 	case o.Status == sale.StatusQueued && w.order.Status == sale.StatusQueued:
-		w.left = time.Time{} // it is queued elsewhere now
+		if w.ticket == nil {
+			w.nowhere()
+		}
+		return
 	case o.Status != w.order.Status:
 		known := *o
 		w.order, w.ticket, w.left = &known, nil, time.Time{}
