@@ -142,13 +142,15 @@ func New(cfg Config) (*DB, error) {
 	if d.singleWriter() {
 		cfg.Committers = 1
 	}
-	pool.SetMaxOpenConns(cfg.Committers + 16)
-	pool.SetMaxIdleConns(cfg.Committers + 8)
-	pool.SetConnMaxIdleTime(5 * time.Minute)
 	db := &DB{
 		cfg: cfg, log: cfg.Logger, dialect: d, sql: pool,
 		clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
 	}
+	pool.SetMaxOpenConns(cfg.Committers + 16)
+	pool.SetMaxIdleConns(cfg.Committers + 8)
+	pool.SetConnMaxIdleTime(5 * time.Minute)
+	// Whoever reads on a connection to a primary that was demoted does not notice.
+	pool.SetConnMaxLifetime(time.Minute)
 	if d.singleWriter() {
 		db.turns = make(chan struct{}, 1)
 	}

@@ -68,6 +68,9 @@ func mysqlConfig(dsn string) (*mysql.Config, error) {
 	cfg.InterpolateParams = true
 	cfg.ClientFoundRows = false
 	cfg.ParseTime = false
+	// A primary that was demoted keeps its connections: one on which a write is refused
+	// is of no use any more, and the next one leads to whoever is primary now.
+	cfg.RejectReadOnly = true
 	cfg.Logger = &mysql.NopLogger{}
 	return cfg, nil
 }
