@@ -148,6 +148,9 @@ func startMariaDB(dir string, extra []string) (*MariaDBServer, error) {
 	args := append([]string{
 		"--no-defaults", "--datadir=" + data, "--user=" + userName(),
 		"--bind-address=127.0.0.1", "--port=" + strconv.Itoa(port), "--socket=" + filepath.Join(dir, "s"),
+		// A server that starts removes the temporary tables of others from their common
+		// directory, so each has its own.
+		"--tmpdir=" + dir,
 		"--pid-file=" + filepath.Join(dir, "pid"), "--skip-log-bin", "--skip-name-resolve",
 		"--max-connections=500", "--innodb-flush-log-at-trx-commit=1", "--innodb-log-file-size=256M",
 		"--innodb-buffer-pool-size=512M", "--innodb-fast-shutdown=1",
