@@ -50,11 +50,11 @@ func (db *DB) expireDue(ctx context.Context, token int64, limit int, now int64) 
 		return nil, db.notReady()
 	}
 	var ended []sale.Order
-	var refusals []error
+	broken := make(map[string]error)
 	for after := (dueKey{}); len(ended) < limit; {
 		page, err := db.readDue(ctx, after, now)
 		if err != nil {
-			return ended, errors.Join(append(refusals, db.away(ctx, err))...)
+			return ended, db.away(ctx, err)
 		}
 		if len(page) == 0 {
 			break
@@ -62,18 +62,18 @@ func (db *DB) expireDue(ctx context.Context, token int64, limit int, now int64) 
 		after = page[len(page)-1].dueKey
 		for len(page) > 0 && len(ended) < limit {
 			n := someRows(page)
-			orders, err := db.expireRows(ctx, token, page[:n])
+			orders, err := db.expireRows(ctx, token, page[:n], broken)
 			ended = append(ended, orders...)
-			switch {
-			case errors.Is(err, errRefused):
-				refusals = append(refusals, err)
-			case err != nil:
-				return ended, errors.Join(append(refusals, err)...)
+			if err != nil {
+				return ended, err
 			}
 			page = page[n:]
 		}
 	}
-	return ended, errors.Join(refusals...)
+	for sku, err := range broken {
+		return ended, fmt.Errorf("orders of %d SKUs cannot expire, as of %s: %w", len(broken), sku, err)
+	}
+	return ended, nil
 }
 
 // someRows is how many of the rows make up a transaction: at least one.
@@ -123,14 +123,14 @@ func scanDue(r scanner) (dueRow, error) {
 
 // expireRows ends the orders of these rows that are still reserved, and deletes the
 // rows, in one transaction. Where the ledger's rows refuse that, each SKU gets a
-// transaction of its own, and the rows stay as long as one of them does not succeed.
-func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow) ([]sale.Order, error) {
-	e := &expiry{db: db, token: token, ended: make(map[sale.OrderID]sale.Order)}
+// transaction of its own; those that are refused again are added to broken. The orders
+// of broken SKUs are left alone, with the rows of the due list that name them.
+func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow, broken map[string]error) ([]sale.Order, error) {
+	e := &expiry{db: db, token: token, rows: rows, broken: broken, ended: make(map[sale.OrderID]sale.Order)}
 	for _, r := range rows {
-		e.due = append(e.due, r.dueKey)
 		e.ids = append(e.ids, r.ids...)
 	}
-	err := db.insist(ctx, e.attempt)
+	err := db.insistOn(ctx, expireRefused, e.attempt)
 	if errors.Is(err, errRefused) {
 		err = e.bySKU(ctx)
 	}
@@ -153,15 +153,24 @@ func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow) ([]sal
 
 // expiry is what expireRows does, over all its attempts.
 type expiry struct {
-	db    *DB
-	token int64
-	due   []dueKey // rows to delete
-	ids   []sale.OrderID
+	db     *DB
+	token  int64
+	rows   []dueRow // to delete
+	ids    []sale.OrderID
+	broken map[string]error // by SKU
+	locked bool             // lock the orders from the first attempt on
 
 	tried []heldOrder // what the last attempt was to end
 	ended map[sale.OrderID]sale.Order
 	lost  bool // the lease has passed on
 }
+
+// Payments at the last moment disturb what was read. From the third attempt on the
+// orders are locked before they are read; only an operator can disturb those.
+const (
+	expireUnlocked = 2
+	expireRefused  = 4
+)
 
 func (e *expiry) attempt(ctx context.Context, on *try) error {
 	l, err := readLease(ctx, on.conn, ExpireJob, "")
@@ -171,9 +180,8 @@ func (e *expiry) attempt(ctx context.Context, on *try) error {
 	if e.lost = l.token != e.token; e.lost {
 		return nil
 	}
-	t := &transition{db: e.db, at: e.db.Now(), lease: ExpireJob, token: e.token, due: e.due}
-	if on.refused > 1 {
-		// So many are being paid at the last moment that nothing read stays true.
+	t := &transition{db: e.db, at: e.db.Now(), lease: ExpireJob, token: e.token}
+	if e.locked || on.refused >= expireUnlocked {
 		if err := t.lock(ctx, on.conn, e.ids); err != nil {
 			return err
 		}
@@ -186,8 +194,26 @@ func (e *expiry) attempt(ctx context.Context, on *try) error {
 	if on.unsure {
 		e.recognise(held)
 	}
-	e.tried = slices.DeleteFunc(held, func(h heldOrder) bool { return h.Status != sale.StatusReserved })
+	e.tried = e.tried[:0]
+	left := make(map[sale.OrderID]bool)
+	for _, h := range held {
+		switch _, broken := e.broken[h.SKU]; {
+		case h.Status != sale.StatusReserved:
+		case broken:
+			left[h.ID] = true
+		default:
+			e.tried = append(e.tried, h)
+		}
+	}
+	for _, r := range e.rows {
+		if !slices.ContainsFunc(r.ids, func(id sale.OrderID) bool { return left[id] }) {
+			t.due = append(t.due, r.dueKey)
+		}
+	}
 	orders := t.giveBack(e.tried, sale.StatusExpired)
+	if len(orders) == 0 && len(t.due) == 0 {
+		return nil
+	}
 	if err := t.write(ctx, on); err != nil {
 		return err
 	}
@@ -208,27 +234,23 @@ func (e *expiry) recognise(held []heldOrder) {
 }
 
 // bySKU ends the orders of each SKU in a transaction of their own, so that no SKU can
-// hold up another, and deletes the rows when all of them succeeded.
+// hold up another, and then deletes the rows that have done their duty.
 func (e *expiry) bySKU(ctx context.Context) error {
 	ids := make(map[string][]sale.OrderID)
 	for _, h := range e.tried {
 		ids[h.SKU] = append(ids[h.SKU], h.ID)
 	}
-	var refusals []error
 	for _, sku := range slices.Sorted(maps.Keys(ids)) {
-		part := &expiry{db: e.db, token: e.token, ids: ids[sku], ended: e.ended}
-		err := e.db.insist(ctx, part.attempt)
+		part := &expiry{db: e.db, token: e.token, ids: ids[sku], locked: true, ended: e.ended}
+		err := e.db.insistOn(ctx, expireRefused-expireUnlocked, part.attempt)
 		switch e.lost = part.lost; {
 		case e.lost:
 			return nil
 		case errors.Is(err, errRefused):
-			refusals = append(refusals, fmt.Errorf("expire orders of %s: %w", sku, err))
+			e.broken[sku] = err
 		case err != nil:
 			return err
 		}
-	}
-	if len(refusals) > 0 {
-		return errors.Join(refusals...)
 	}
 	return e.db.insist(ctx, e.attempt)
 }

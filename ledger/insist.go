@@ -39,6 +39,11 @@ type try struct {
 // whether the transaction was committed. So attempt must recognise its own work.
 // Its errors are the database's; an error of insist wraps sale.ErrUnavailable.
 func (db *DB) insist(ctx context.Context, attempt func(ctx context.Context, t *try) error) error {
+	return db.insistOn(ctx, maxRefused, attempt)
+}
+
+// insistOn is insist with another bound on refusals.
+func (db *DB) insistOn(ctx context.Context, refusals int, attempt func(ctx context.Context, t *try) error) error {
 	if !db.Ready() {
 		return db.notReady()
 	}
@@ -52,7 +57,7 @@ func (db *DB) insist(ctx context.Context, attempt func(ctx context.Context, t *t
 			db.noteErr(nil)
 			return nil
 		case violated:
-			if t.refused++; t.refused == maxRefused {
+			if t.refused++; t.refused == refusals {
 				return db.away(ctx, fmt.Errorf("%w: %w", errRefused, err))
 			}
 		case contended:

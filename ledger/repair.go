@@ -15,7 +15,7 @@ import (
 // what a repair never does is change an order.
 
 // repairPage is how many wrong rows are looked up at once.
-const repairPage = 1000
+const repairPage = 10_000
 
 // hold begins a transaction on a connection that the server ends soon after this
 // process freezes. The caller throws the connection away.
