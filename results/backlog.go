@@ -84,6 +84,15 @@ func NewBacklog(cfg BacklogConfig, conn *Conn) (*Backlog, error) {
 // Run keeps watching which SKUs have a backlog until ctx ends.
 func (b *Backlog) Run(ctx context.Context) error { return b.view.run(ctx) }
 
+// Look looks at once which SKUs have a backlog. Whoever has no Run running calls it
+// before asking what is Waiting.
+func (b *Backlog) Look(ctx context.Context) error {
+	if err := b.view.once(ctx); err != nil {
+		return fmt.Errorf("%w: look at the backlog: %w", sale.ErrUnavailable, err)
+	}
+	return nil
+}
+
 // Waiting is about how many claims of the SKU are parked, of all gateways, as far as
 // this one knows: it knows its own at once and others' after a look, and counts those
 // twice that it parked while a look was on its way. While NATS is away it is what was

@@ -1,9 +1,10 @@
 // Package results tells the world what became of orders: it encodes the events of the
 // outbox, publishes them on NATS JetStream right after their commit (Publisher) or
 // later, in row order per SKU, until they are acknowledged (Relay), and counts
-// refusals for whoever watches (Stats). It is the only package that knows NATS, and
-// the whole of it may be away without harm: the outbox keeps what is not
-// acknowledged.
+// refusals for whoever watches (Stats). Claims that wait for the ledger's return are
+// kept there too (Backlog). It is the only package that knows NATS, and the whole of it
+// may be away without harm: the outbox keeps what is not acknowledged, and without a
+// ledger and a backlog nobody is promised anything.
 //
 // A message is a JSON array of CloudEvents 1.0, all of one SKU and kind, in stream
 // FLASHGATE:
@@ -19,4 +20,9 @@
 // share one: an order takes each status at most once, and can be refunded once per
 // payment event. Delivery is at least once; within the duplicate window the stream
 // itself drops repeats by Nats-Msg-Id.
+//
+// Stream FLASHGATE_BACKLOG holds one message per parked claim on
+// flashgate.backlog.<sku>: a JSON object with a version, the claim, the segment its units
+// were taken from, and when it was parked. What is in the stream has no verdict yet;
+// only the drainer deletes, and only what it has settled.
 package results

@@ -1,11 +1,13 @@
 package faults
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -323,6 +325,11 @@ func TestRedisForgetsWhileClaimsAreParked(t *testing.T) {
 		t.Errorf("verdicts: %v", ends)
 	}
 	c.checkQueued("shoe", total, queued, append(all, late...))
+	reconcile := exec.Command(testenv.Binary(t), "reconcile")
+	reconcile.Env = append(os.Environ(), c.env...)
+	if out, err := reconcile.CombinedOutput(); err != nil || !bytes.Contains(out, []byte(" 0 returned")) {
+		t.Errorf("reconcile: %v\n%s", err, out)
+	}
 }
 
 // TestLedgerHangs: it does not refuse, it does not answer.
