@@ -19,12 +19,14 @@ type rebuilds struct {
 	mu      sync.Mutex
 	line    []string
 	pending map[string]bool // in line or being loaded
+	renewed map[string]bool // of those, to be loaded once more
 	again   map[string]time.Time
 	wake    chan struct{}
 }
 
 func (r *rebuilds) init() {
 	r.pending = make(map[string]bool)
+	r.renewed = make(map[string]bool)
 	r.again = make(map[string]time.Time)
 	r.wake = make(chan struct{}, 1)
 }
@@ -36,6 +38,23 @@ func (r *rebuilds) want(name string) {
 	if r.pending[name] || time.Now().Before(r.again[name]) {
 		return
 	}
+	r.add(name)
+}
+
+// renew asks for a load that begins after now: one that is under way may have read the
+// ledger already.
+func (r *rebuilds) renew(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending[name] {
+		r.renewed[name] = true
+		return
+	}
+	r.add(name)
+}
+
+// add puts the SKU in line. The lock is held.
+func (r *rebuilds) add(name string) {
 	r.pending[name] = true
 	r.line = append(r.line, name)
 	r.nudge()
@@ -56,6 +75,7 @@ func (r *rebuilds) next() (string, bool) {
 	}
 	name := r.line[0]
 	r.line = r.line[1:]
+	delete(r.renewed, name)
 	if len(r.line) > 0 {
 		r.nudge()
 	}
@@ -75,6 +95,9 @@ func (r *rebuilds) done(name string, failed bool) {
 	if failed {
 		r.again[name] = now.Add(rebuildPause)
 	}
+	if r.renewed[name] {
+		r.add(name)
+	}
 }
 
 // Reload has a SKU's shield loaded anew, because its stock or rules were changed behind
@@ -82,7 +105,7 @@ func (r *rebuilds) done(name string, failed bool) {
 func (c *Checkout) Reload(name string) {
 	c.Shield.Distrust(name, c.Ledger.Now())
 	c.memoOf(name).soldOut.clear()
-	c.rebuilds.want(name)
+	c.rebuilds.renew(name)
 }
 
 // rebuild loads shields, one at a time, until ctx ends.

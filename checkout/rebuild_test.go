@@ -168,6 +168,54 @@ func TestReload(t *testing.T) {
 	})
 }
 
+// A load that is under way may have read the ledger before the change.
+func TestReloadWhileLoading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, config())
+		l := &loads{takes: 500 * time.Millisecond}
+		w.shield.rebuild = l.rebuild
+		w.running(t)
+		w.Reload("s")
+		pass(100 * time.Millisecond)
+		w.Reload("s")
+		w.Reload("s")
+		pass(2 * time.Second)
+		if n := l.count("s"); n != 2 {
+			t.Errorf("%d loads, want another one after the one that was under way", n)
+		}
+	})
+}
+
+// With several segments a gateway that asks its own cannot know what was bought out of
+// another: no reason to load anything.
+func TestOtherSegmentsAreNoContradiction(t *testing.T) {
+	for _, c := range []struct {
+		verdict           string
+		segments, segment int // how many; of the order that exists
+		distrusted        int
+	}{
+		{"D", 1, 0, 1}, {"L", 1, 0, 1},
+		{"D", 4, 0, 1}, {"D", 4, 4, 1}, // once spread over more
+		{"D", 4, 1, 0}, {"L", 4, 0, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, config())
+			w.sku.Segments = c.segments
+			w.ledger.commit = func(ctx context.Context, b sale.CommitBatch) (sale.CommitResult, error) {
+				res, err := w.commits(c.verdict)(ctx, b)
+				if o := res.Verdicts[0].Order; o != nil {
+					o.Segment = c.segment
+				}
+				return res, err
+			}
+			w.settle(t, claims("A"))
+			if d := w.shield.takeDistrusted(); len(d) != c.distrusted {
+				t.Errorf("%+v: distrusted %v", c, d)
+			}
+		})
+	}
+}
+
 // What the ledger says against the shield has it loaded anew only where it forgot, only
 // the copy that was asked, and not in a loop.
 func TestContradictions(t *testing.T) {

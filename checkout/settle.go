@@ -122,6 +122,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		return false
 	}
 	b.token = d.Token
+	spare := d.Left
 	for k, i := range b.takeOpen() {
 		switch d.Answers[k] {
 		case sale.Admitted:
@@ -137,6 +138,13 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 			}
 			b.refuse(i, sale.LimitReached)
 		case sale.ShieldSoldOut:
+			// No segment has enough, but together they may, and the ledger can move units.
+			if n := b.claims[i].Quantity; b.sku.Segments > 1 && n <= spare && !b.behind {
+				spare -= n
+				b.verdicts[i] = sale.Verdict{Outcome: sale.SoldOut}
+				b.unsure = append(b.unsure, i)
+				break
+			}
 			b.refuse(i, sale.SoldOut)
 		default:
 			b.verdicts[i] = sale.Verdict{Err: sale.ErrUnavailable}
@@ -192,15 +200,20 @@ func (c *Checkout) commit(ctx context.Context, b *batch) {
 func (c *Checkout) contradicted(m *memo, b *batch) {
 	c.metrics.contradicted.Inc()
 	m.beWary(time.Now())
-	for _, i := range b.admitted {
+	segments := max(1, b.sku.Segments)
+	for k, i := range b.admitted {
 		switch v := b.verdicts[i]; v.Outcome {
 		case sale.LimitReached:
+			if segments > 1 {
+				continue // what was bought out of another segment, this one cannot know
+			}
 			c.suspect(m, b, "it admitted a buyer over the limit")
 			return
 		case sale.Duplicate:
 			// An order made after the shield was asked, by another gateway that got the
-			// same claim, is nothing the shield could have known.
-			if v.Order.ReservedAt < b.asked {
+			// same claim, is nothing the shield could have known; nor is one out of another
+			// segment.
+			if v.Order.ReservedAt < b.asked && v.Order.Segment%segments == b.segments[k] {
 				c.suspect(m, b, "it admitted an order that exists")
 				return
 			}
@@ -268,18 +281,18 @@ func (c *Checkout) decideUnsure(ctx context.Context, b *batch) {
 		return
 	}
 	m := c.memoOf(b.sku.Name)
-	limited := make([]bool, len(b.unsure))
+	said := make([]sale.Outcome, len(b.unsure)) // by the shield
 	for k, i := range b.unsure {
-		limited[k] = b.verdicts[i].Outcome == sale.LimitReached
+		said[k] = b.verdicts[i].Outcome
 	}
 	res, _, err := c.ask(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.unsure), LockFirst: true})
 	b.adopt(b.unsure, res, err)
 	c.noteStock(m, res)
 	for k, i := range b.unsure {
-		if !limited[k] && err != nil && c.parks(err) {
+		if said[k] == sale.NoOutcome && err != nil && c.parks(err) {
 			b.repeats = append(b.repeats, i)
 		}
-		if limited[k] && b.verdicts[i].Outcome == sale.Reserved {
+		if said[k] == sale.LimitReached && b.verdicts[i].Outcome == sale.Reserved {
 			c.suspect(m, b, "it held units against a buyer who has none")
 			return
 		}

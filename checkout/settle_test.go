@@ -204,6 +204,49 @@ func TestOfTwoPayloadsInABatchTheFirstWins(t *testing.T) {
 	}
 }
 
+// Units that lie in several segments of the shield are worth more together than any of
+// them alone: the ledger, which can move them, decides.
+func TestTheSumOfSegmentsSuffices(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		segments   int
+		left       int64
+		quantities []int64
+		want       string
+		commits    int
+	}{
+		{"enough together", 4, 4, []int64{3}, "R", 1},
+		{"enough for the second", 4, 4, []int64{5, 4}, "-R", 1},
+		{"no more than there are", 4, 4, []int64{3, 2, 1}, "R-R", 1},
+		{"one segment", 1, 4, []int64{5}, "-", 0},
+		{"nothing left", 4, 0, []int64{1}, "-", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, config())
+				w.sku.Segments = c.segments
+				cs := claims("aBc"[:len(c.quantities)])
+				w.shield.deduct = func(ctx context.Context, cs []*sale.Claim) (sale.Deduction, error) {
+					d, err := w.answers("---")(ctx, cs)
+					d.Left = c.left
+					return d, err
+				}
+				for i, n := range c.quantities {
+					cs[i].Quantity, cs[i].Hash = n, sale.HashRequest(n, "")
+				}
+				if got := w.settle(t, cs); got != c.want || len(w.ledger.commits) != c.commits {
+					t.Errorf("the verdicts are %q after %d commits, want %q after %d", got, len(w.ledger.commits), c.want, c.commits)
+				}
+				for _, b := range w.ledger.commits {
+					if !b.LockFirst || b.Segments != nil {
+						t.Errorf("lock first %t, segments %v", b.LockFirst, b.Segments)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestLimitRefusalsAreHeldAgainstTheLedger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config()
