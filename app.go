@@ -221,7 +221,7 @@ func (a *app) stages() []stage {
 	return []stage{
 		{"gateway", a.gateway.Run},
 		{"queue", a.queue.Run},
-		{"jobs", a.jobs.Run},
+		{"jobs", a.runJobs},
 		{"checkout", a.checkout.Run},
 		{"refusal counts", a.stats.Run},
 		{"publisher", a.publisher.Run},

@@ -46,6 +46,18 @@ func (a *app) buildJobs(reg *prometheus.Registry) (err error) {
 	return err
 }
 
+// runJobs begins once the ledger was proved: the leases are kept there.
+func (a *app) runJobs(ctx context.Context) error {
+	for !a.ledger.Ready() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return a.jobs.Run(ctx)
+}
+
 func (a *app) relayOnce(ctx context.Context, _ int64) error {
 	if !a.breakers.nats.Usable() || !a.nats.Ready() {
 		return nil // the outbox can wait

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,11 +167,13 @@ func TestGracefulDrain(t *testing.T) {
 		stopped <- c.gates[0].Terminate(20 * time.Second)
 	}()
 	began := time.Now()
-	sawDraining := false
+	var sawDraining atomic.Bool
 	answers := rush(20_000, 100, nil, func(i int) answer {
-		if time.Since(began) > 800*time.Millisecond && !sawDraining && i%100 == 0 {
+		if time.Since(began) > 800*time.Millisecond && !sawDraining.Load() && i%100 == 0 {
 			if res, err := c.http.Get(c.gates[0].url + "/readyz"); err == nil {
-				sawDraining = sawDraining || res.StatusCode == http.StatusServiceUnavailable
+				if res.StatusCode == http.StatusServiceUnavailable {
+					sawDraining.Store(true)
+				}
 				_, _ = io.Copy(io.Discard, res.Body)
 				_ = res.Body.Close()
 			}
@@ -183,7 +186,7 @@ func TestGracefulDrain(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Errorf("the gateway ended with %v", err)
 	}
-	if !sawDraining {
+	if !sawDraining.Load() {
 		t.Error("readyz never said 503 while draining")
 	}
 	// A buyer whose connection met the closed port has no answer; nobody who was
