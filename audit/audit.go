@@ -1,0 +1,147 @@
+// Package audit holds every invariant against ledger, results stream and shield, and
+// puts back into a ledger what the stream knows and the ledger has lost.
+//
+// It may run beside a sale. What is on its way at that moment is told apart from what
+// is wrong: by reading things in an order in which nothing can be missing that should
+// be there, where there is one, and else by looking again.
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"flashgate/sale"
+)
+
+// Config holds the knobs of an Auditor. Zero takes the default that a comment names.
+type Config struct {
+	// Findings is how many findings of each check are reported. Too low hides how bad it
+	// is, too high buries it. Default 100.
+	Findings int
+	// MaxOrders bounds the orders whose events are in memory at once, about 50 bytes
+	// each; with more orders than that the stream is read several times. Default 1<<20.
+	MaxOrders int
+	// Looks is how often a shield that seems wrong is looked at, Pause apart, before it
+	// is believed to be. Too few, or too close together, take for wrong what is on its
+	// way. Defaults 5 and 700 ms.
+	Looks int
+	Pause time.Duration
+	// Tentative is the age at which units that nobody has settled count as forgotten:
+	// what is promised of them is 15 s. Default 16 s.
+	Tentative time.Duration
+}
+
+// Ledger is what an Auditor reads of the truth. Errors wrap sale.ErrUnavailable.
+type Ledger interface {
+	Now() int64
+	// Checks hands over the ledger's own invariants and at most so many findings against
+	// each, all of one state.
+	Checks(ctx context.Context, findings int, fn func(sale.Checked) error) error
+	// Snapshot calls fn with one state of orders and outbox.
+	Snapshot(ctx context.Context, fn func(Snapshot) error) error
+	// Find returns the orders that exist among the ids.
+	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
+	// Stock returns units per segment.
+	Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
+	// SKU returns sale.ErrUnknownSKU for a SKU that does not exist.
+	SKU(ctx context.Context, name string) (*sale.SKU, error)
+}
+
+// Snapshot is one state of the ledger.
+type Snapshot interface {
+	// EachOrder hands over the orders whose ids lie in [from, to], in the order of ids.
+	EachOrder(ctx context.Context, from, to sale.OrderID, fn func([]sale.Order) error) error
+	// EachPending hands over the outbox: what has not been acknowledged.
+	EachPending(ctx context.Context, fn func(sale.OutboxRow) error) error
+}
+
+// Results is what an Auditor reads of the world's side. Errors wrap
+// sale.ErrUnavailable.
+type Results interface {
+	// Extent returns the sequence of the stream's last message, and, when it no longer
+	// has its first, the time (Unix ms) since which it has all; else 0.
+	Extent(ctx context.Context) (last uint64, since int64, err error)
+	// EachEvent reads the stream once, up to the sequence last. What is no event of ours
+	// has no kind.
+	EachEvent(ctx context.Context, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error
+	// Decode reads an outbox row's payload.
+	Decode(payload []byte) (sale.Kind, []sale.Order, error)
+	// Parked is how many units the shield took for claims in the backlog.
+	Parked(ctx context.Context, sku string) (int64, error)
+}
+
+// Shield is what an Auditor reads of the shield. Errors of Redis wrap
+// sale.ErrUnavailable.
+type Shield interface {
+	// Loaded returns the SKUs that have a copy.
+	Loaded(ctx context.Context) ([]string, error)
+	// Copies returns the copy of each segment, none while one is missing.
+	Copies(ctx context.Context, sku string) ([]sale.ShieldCopy, error)
+}
+
+// Auditor audits. It may be used by any goroutine; audits take turns.
+type Auditor struct {
+	cfg     Config
+	ledger  Ledger
+	shield  Shield
+	results Results
+	turn    chan struct{}
+}
+
+// New validates and starts nothing. shield and results may be nil: their checks are
+// then reported as not made.
+func New(cfg Config, ledger Ledger, shield Shield, results Results) (*Auditor, error) {
+	if ledger == nil {
+		return nil, errors.New("audit: no ledger")
+	}
+	orDefault(&cfg.Findings, 100)
+	orDefault(&cfg.MaxOrders, 1<<20)
+	orDefault(&cfg.Looks, 5)
+	orDefault(&cfg.Pause, 700*time.Millisecond)
+	orDefault(&cfg.Tentative, 16*time.Second)
+	if cfg.Findings < 1 || cfg.MaxOrders < 2 || cfg.Looks < 1 || cfg.Pause < 0 || cfg.Tentative < 0 {
+		return nil, errors.New("audit: bounds must be positive")
+	}
+	return &Auditor{cfg: cfg, ledger: ledger, shield: shield, results: results, turn: make(chan struct{}, 1)}, nil
+}
+
+func orDefault[T int | time.Duration](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// Audit makes all checks. A check that could not be made, because its part is away or
+// ctx ended, says so in the report; an error, which wraps sale.ErrUnavailable, means
+// that not even the ledger could be read.
+func (a *Auditor) Audit(ctx context.Context) (Report, error) {
+	select {
+	case a.turn <- struct{}{}:
+		defer func() { <-a.turn }()
+	case <-ctx.Done():
+		return Report{}, fmt.Errorf("audit: %w: another one is under way: %w", sale.ErrUnavailable, ctx.Err())
+	}
+	r := Report{At: a.ledger.Now()}
+	err := a.ledger.Checks(ctx, a.cfg.Findings, func(c sale.Checked) error {
+		r.Checks = append(r.Checks, Check{Checked: c})
+		return nil
+	})
+	if err != nil {
+		return Report{}, fmt.Errorf("audit: %w", err)
+	}
+	a.checkResults(ctx, &r)
+	a.checkShield(ctx, &r)
+	return r, nil
+}
+
+// add adds a finding to the check, within the bound.
+func (a *Auditor) add(c *Check, f sale.Finding) {
+	if len(c.Findings) >= a.cfg.Findings {
+		c.More = true
+		return
+	}
+	f.Check = c.Check
+	c.Findings = append(c.Findings, f)
+}

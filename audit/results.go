@@ -1,0 +1,302 @@
+package audit
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"flashgate/sale"
+)
+
+// told is a set of events that the world was told of one order.
+type told uint8
+
+const (
+	toldReserved told = 1 << iota
+	toldPaid
+	toldCancelled
+	toldExpired
+	toldCoupon
+	toldDeduct
+
+	toldStatus = toldReserved | toldPaid | toldCancelled | toldExpired
+	toldEnded  = toldCancelled | toldExpired
+)
+
+var toldNames = []string{"reserved", "paid", "cancelled", "expired", "coupons.redeem", "inventory.deduct"}
+
+func (t told) String() string {
+	var names []string
+	for i, name := range toldNames {
+		if t&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// toldBy is the one event of a kind; none for kinds that an order has any number of.
+func toldBy(kind sale.Kind) told {
+	switch kind {
+	case sale.KindReserved:
+		return toldReserved
+	case sale.KindPaid:
+		return toldPaid
+	case sale.KindCancelled:
+		return toldCancelled
+	case sale.KindExpired:
+		return toldExpired
+	case sale.KindCouponRedeem:
+		return toldCoupon
+	case sale.KindInventoryDeduct:
+		return toldDeduct
+	}
+	return 0
+}
+
+// owed is what the world has to be told of an order of this status: all of what must
+// be returned, and one of either, if there are any.
+func owed(o *sale.Order) (must, either told) {
+	must = toldReserved
+	switch o.Status {
+	case sale.StatusPaid:
+		must |= toldPaid | toldDeduct
+		if o.Version > 2 {
+			either = toldEnded // it had ended, and its units were taken again
+		}
+	case sale.StatusCancelled:
+		must |= toldCancelled
+	case sale.StatusExpired:
+		must |= toldExpired
+	}
+	if o.Coupon != "" {
+		must |= toldCoupon
+	}
+	return must, either
+}
+
+// heard is what stream and outbox say of one order.
+type heard struct{ seen, pending told }
+
+// clockSlack is how far the clocks of NATS and the ledger may be apart.
+const clockSlack = 60_000
+
+// resultsCheck compares the results stream with the ledger. The ledger's snapshot is
+// taken first, and then the stream is read to where it ends at that time. An event
+// leaves the outbox only after the stream has stored it, so whatever is not in the
+// snapshot's outbox must be on the stream; and an event is written only with the order
+// that it tells of, so a read of the ledger that begins after the stream was read must
+// know all that the stream tells. Nothing that is on its way can be mistaken.
+type resultsCheck struct {
+	a    *Auditor
+	r    *Report
+	snap Snapshot
+
+	last  uint64
+	since int64 // only orders reserved later must be on the stream
+
+	lo, hi uint64 // the ids looked at in this pass, by their first eight bytes
+	first  bool
+	orders map[sale.OrderID]heard
+	wrong  map[sale.OrderID]string // first occurrences out of order
+
+	published, known, order, messages Check
+}
+
+func (a *Auditor) checkResults(ctx context.Context, r *Report) {
+	check := func(name, promise string) Check {
+		return Check{Checked: sale.Checked{Check: name, Promise: promise}}
+	}
+	c := &resultsCheck{
+		a: a, r: r,
+		published: check("results_published", "every change of an order is in the outbox or on the results stream"),
+		known:     check("results_known", "the results stream tells only of what the ledger has"),
+		order:     check("results_order", "first occurrences are in order, per order"),
+		messages:  check("results_messages", "every message of the results stream and row of the outbox can be read"),
+	}
+	err := errors.New("there is no nats.url")
+	if a.results != nil {
+		err = a.ledger.Snapshot(ctx, func(s Snapshot) error {
+			c.snap = s
+			return c.run(ctx)
+		})
+	}
+	for _, check := range []*Check{&c.published, &c.known, &c.order, &c.messages} {
+		if err != nil {
+			check.NotMade = err.Error()
+		}
+		r.Checks = append(r.Checks, *check)
+	}
+}
+
+// run makes as many passes as the orders need to be in memory within the bound.
+func (c *resultsCheck) run(ctx context.Context) error {
+	var err error
+	if c.last, c.since, err = c.a.results.Extent(ctx); err != nil {
+		return err
+	}
+	if c.since != 0 {
+		c.since += clockSlack
+	}
+	c.first = true
+	for c.lo = 0; ; c.lo = c.hi + 1 {
+		c.hi = math.MaxUint64
+		if err := c.pass(ctx); err != nil {
+			return err
+		}
+		if c.hi == math.MaxUint64 {
+			return nil
+		}
+		c.first = false
+	}
+}
+
+func (c *resultsCheck) pass(ctx context.Context) error {
+	c.orders, c.wrong = make(map[sale.OrderID]heard), make(map[sale.OrderID]string)
+	err := c.a.results.EachEvent(ctx, c.last, func(kind sale.Kind, orders []sale.Order, seq uint64) error {
+		if kind == "" && c.first {
+			c.a.add(&c.messages, sale.Finding{Detail: fmt.Sprintf("message %d of the stream is no batch of events", seq)})
+		}
+		c.hear(kind, orders, false)
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	err = c.snap.EachPending(ctx, func(row sale.OutboxRow) error {
+		kind, orders, err := c.a.results.Decode(row.Payload)
+		if err != nil && c.first {
+			c.a.add(&c.messages, sale.Finding{SKU: row.SKU, Detail: fmt.Sprintf("row %d of the outbox: %v", row.ID, err)})
+		}
+		c.hear(kind, orders, true)
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	return c.compare(ctx)
+}
+
+func prefix(id sale.OrderID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
+
+// hear takes note of events, and gives up the upper half of the ids when there are too
+// many: another pass reads those.
+func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
+	if c.first {
+		c.r.Events += int64(len(orders))
+	}
+	event := toldBy(kind)
+	if event == 0 {
+		return
+	}
+	for i := range orders {
+		o := &orders[i]
+		if p := prefix(o.ID); p < c.lo || p > c.hi {
+			continue
+		}
+		h := c.orders[o.ID]
+		if pending {
+			h.pending |= event
+		} else {
+			if why := c.outOfOrder(h.seen, event, o); why != "" && len(c.wrong) <= c.a.cfg.Findings {
+				c.wrong[o.ID] = why
+			}
+			h.seen |= event
+		}
+		c.orders[o.ID] = h
+		if len(c.orders) > c.a.cfg.MaxOrders && c.lo < c.hi {
+			c.hi = c.lo + (c.hi-c.lo)/2
+			above := func(id sale.OrderID) bool { return prefix(id) > c.hi }
+			maps.DeleteFunc(c.orders, func(id sale.OrderID, _ heard) bool { return above(id) })
+			maps.DeleteFunc(c.wrong, func(id sale.OrderID, _ string) bool { return above(id) })
+		}
+	}
+}
+
+// outOfOrder says why an event must not come first behind those seen before.
+func (c *resultsCheck) outOfOrder(seen, event told, o *sale.Order) string {
+	if event&toldStatus == 0 || seen&event != 0 {
+		return ""
+	}
+	// What came before it may have been dropped from the stream's beginning.
+	begun := seen&toldReserved != 0 || o.ReservedAt < c.since
+	switch {
+	case event == toldReserved && seen&toldStatus != 0 && o.ReservedAt >= c.since:
+		return fmt.Sprintf("reserved comes first behind %s", seen&toldStatus)
+	case event != toldReserved && !begun:
+		return fmt.Sprintf("%s comes before reserved", event)
+	case event&toldEnded != 0 && seen&(toldEnded|toldPaid) != 0:
+		return fmt.Sprintf("%s comes first behind %s", event, seen&(toldEnded|toldPaid))
+	}
+	return ""
+}
+
+// compare holds the snapshot's orders of the pass against what was heard of them, and
+// then what was heard and is not in the snapshot against the ledger as it is now.
+func (c *resultsCheck) compare(ctx context.Context) error {
+	for id, why := range c.wrong {
+		c.a.add(&c.order, sale.Finding{OrderID: id, Detail: why})
+	}
+	var from, to sale.OrderID
+	for i := range to {
+		to[i] = 0xff
+	}
+	binary.BigEndian.PutUint64(from[:], c.lo)
+	binary.BigEndian.PutUint64(to[:], c.hi)
+	err := c.snap.EachOrder(ctx, from, to, func(orders []sale.Order) error {
+		c.r.Orders += int64(len(orders))
+		for i := range orders {
+			o := &orders[i]
+			h := c.orders[o.ID]
+			c.missing(o, h)
+			if beyond(o, h) == 0 {
+				delete(c.orders, o.ID)
+			}
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	ids := slices.Collect(maps.Keys(c.orders))
+	for chunk := range slices.Chunk(ids, 1000) {
+		found, err := c.a.ledger.Find(ctx, chunk)
+		if err != nil {
+			return err
+		}
+		for _, id := range chunk {
+			h := c.orders[id]
+			if o, ok := found[id]; !ok {
+				c.a.add(&c.known, sale.Finding{OrderID: id, Detail: fmt.Sprintf("the ledger has no such order; the world was told: %s", h.seen|h.pending)})
+			} else if more := beyond(&o, h); more != 0 {
+				c.a.add(&c.known, sale.Finding{SKU: o.SKU, OrderID: id, Detail: fmt.Sprintf("the ledger says %s; the world was told: %s", o.Status, more)})
+			}
+		}
+	}
+	return nil
+}
+
+// missing reports what the world should have been told of the order.
+func (c *resultsCheck) missing(o *sale.Order, h heard) {
+	if c.since != 0 && o.ReservedAt < c.since {
+		return
+	}
+	must, either := owed(o)
+	heard := h.seen | h.pending
+	if lacks := must &^ heard; lacks != 0 {
+		c.a.add(&c.published, sale.Finding{SKU: o.SKU, OrderID: o.ID, Detail: fmt.Sprintf("neither on the stream nor in the outbox: %s", lacks)})
+	} else if either != 0 && either&heard == 0 {
+		c.a.add(&c.published, sale.Finding{SKU: o.SKU, OrderID: o.ID, Detail: "neither on the stream nor in the outbox: its end before it was paid"})
+	}
+}
+
+// beyond is what was told of changes that the order has not made.
+func beyond(o *sale.Order, h heard) told {
+	must, either := owed(o)
+	return (h.seen | h.pending) & toldStatus &^ (must | either)
+}

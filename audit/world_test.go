@@ -1,0 +1,303 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"flashgate/sale"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is ledger, outbox, results stream and shield in memory. Whatever happens in it
+// happens as in the real ones: an order and its outbox rows at once, then a publication,
+// then the row's end.
+type world struct {
+	orders  map[sale.OrderID]sale.Order
+	outbox  []message
+	stream  []message // Seq = index + 1
+	dropped int       // so many messages of the stream's beginning are gone
+	since   int64
+	total   int64
+	sold    int64
+	copies  []sale.ShieldCopy
+	heat    sale.Heat
+	parked  int64
+	checks  []sale.Checked
+	away    map[string]error
+	step    func() // called whenever somebody reads: the world moves on
+	next    int
+	decode  map[string]message // outbox payloads, by their text
+}
+
+func (w *world) payloads() map[string]message {
+	if w.decode == nil {
+		w.decode = make(map[string]message)
+	}
+	return w.decode
+}
+
+// message is a batch of events of one kind; an empty kind is no batch.
+type message struct {
+	kind   sale.Kind
+	orders []sale.Order
+}
+
+func newWorld() *world {
+	return &world{orders: make(map[sale.OrderID]sale.Order), total: 1000, heat: sale.HeatHot, away: make(map[string]error),
+		copies: []sale.ShieldCopy{{SKU: "shoe", Left: 1000}}}
+}
+
+const began = int64(1_700_000_000_000)
+
+// reserve makes an order; the shield has taken its units and heard of it.
+func (w *world) reserve(coupon string) sale.Order {
+	w.next++
+	user := strconv.Itoa(w.next)
+	c := &sale.Claim{ID: sale.DeriveOrderID("shoe", user, "k"), SKU: "shoe", User: user, Quantity: 1, Coupon: coupon, Hash: sale.HashRequest(1, coupon)}
+	o := sale.NewOrder(c, &sale.SKU{Name: "shoe", UnitPrice: 5, Currency: "EUR", PayWithin: 900_000}, 0, began+int64(w.next)*1000)
+	w.commit(o, sale.KindReserved)
+	if coupon != "" {
+		w.outbox = append(w.outbox, message{sale.KindCouponRedeem, []sale.Order{o}})
+	}
+	w.sold++
+	w.copies[0].Left--
+	return o
+}
+
+func (w *world) commit(o sale.Order, kinds ...sale.Kind) {
+	w.orders[o.ID] = o
+	for _, k := range kinds {
+		w.outbox = append(w.outbox, message{k, []sale.Order{o}})
+	}
+}
+
+// change moves an order on; what it gives back or takes, the shield hears at once.
+func (w *world) change(o sale.Order, to sale.Status) sale.Order {
+	live := o.Status.Live()
+	o.Status = to
+	o.Version++
+	w.commit(o, sale.Kind("results."+to.String()))
+	if to == sale.StatusPaid {
+		w.outbox = append(w.outbox, message{sale.KindInventoryDeduct, []sale.Order{o}})
+	}
+	if live != to.Live() {
+		n := int64(1)
+		if live {
+			n = -1
+		}
+		w.sold += n
+		w.copies[0].Left -= n
+	}
+	return o
+}
+
+// publish stores the outbox's first rows on the stream, and ack forgets them.
+func (w *world) publish(n int) { w.stream = append(w.stream, w.outbox[:n]...) }
+func (w *world) ack(n int)     { w.outbox = slices.Clone(w.outbox[n:]) }
+
+func (w *world) publishAll() {
+	w.publish(len(w.outbox))
+	w.ack(len(w.outbox))
+}
+
+// fill fills the world with orders in all states.
+func (w *world) fill(n int) []sale.Order {
+	var all []sale.Order
+	for i := range n {
+		o := w.reserve([]string{"", "TEN"}[i%2])
+		switch i % 6 {
+		case 1:
+			o = w.change(o, sale.StatusPaid)
+		case 2:
+			o = w.change(o, sale.StatusCancelled)
+		case 3:
+			o = w.change(w.change(o, sale.StatusExpired), sale.StatusPaid)
+		case 4:
+			o = w.change(o, sale.StatusExpired)
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+func (w *world) read(part string) error {
+	if w.step != nil {
+		w.step()
+	}
+	return w.away[part]
+}
+
+// The ledger.
+
+func (w *world) Now() int64 { return began }
+
+func (w *world) Checks(_ context.Context, _ int, fn func(sale.Checked) error) error {
+	if err := w.read("ledger"); err != nil {
+		return err
+	}
+	for _, c := range w.checks {
+		if err := fn(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type frozen struct {
+	w      *world
+	orders []sale.Order
+	outbox []message
+}
+
+func (w *world) Snapshot(_ context.Context, fn func(Snapshot) error) error {
+	if err := w.read("ledger"); err != nil {
+		return err
+	}
+	byID := func(a, b sale.Order) int { return slices.Compare(a.ID[:], b.ID[:]) }
+	return fn(&frozen{w, slices.SortedFunc(maps.Values(w.orders), byID), slices.Clone(w.outbox)})
+}
+
+func (f *frozen) EachOrder(_ context.Context, from, to sale.OrderID, fn func([]sale.Order) error) error {
+	var in []sale.Order
+	for _, o := range f.orders {
+		if slices.Compare(o.ID[:], from[:]) >= 0 && slices.Compare(o.ID[:], to[:]) <= 0 {
+			in = append(in, o)
+		}
+	}
+	for chunk := range slices.Chunk(in, 3) {
+		if err := f.w.read("ledger"); err != nil {
+			return err
+		}
+		if err := fn(slices.Clone(chunk)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *frozen) EachPending(_ context.Context, fn func(sale.OutboxRow) error) error {
+	for i, m := range f.outbox {
+		if err := f.w.read("ledger"); err != nil {
+			return err
+		}
+		payload := fmt.Append(nil, i)
+		f.w.payloads()[string(payload)] = m
+		if err := fn(sale.OutboxRow{ID: int64(i + 1), SKU: "shoe", Payload: payload}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) Find(_ context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	if err := w.read("ledger"); err != nil {
+		return nil, err
+	}
+	found := make(map[sale.OrderID]sale.Order)
+	for _, id := range ids {
+		if o, ok := w.orders[id]; ok {
+			found[id] = o
+		}
+	}
+	return found, nil
+}
+
+func (w *world) Stock(context.Context, string) (map[int]sale.Stock, error) {
+	if err := w.read("ledger"); err != nil {
+		return nil, err
+	}
+	return map[int]sale.Stock{0: {Total: w.total, Sold: w.sold}}, nil
+}
+
+func (w *world) SKU(context.Context, string) (*sale.SKU, error) {
+	if err := w.read("ledger"); err != nil {
+		return nil, err
+	}
+	return &sale.SKU{Name: "shoe", Heat: w.heat}, nil
+}
+
+// The stream.
+
+// streamed is the world as Results.
+type streamed struct{ *world }
+
+func (w streamed) Extent(context.Context) (uint64, int64, error) {
+	return uint64(len(w.stream)), w.since, w.read("nats")
+}
+
+func (w streamed) EachEvent(_ context.Context, last uint64, fn func(sale.Kind, []sale.Order, uint64) error) error {
+	for i := w.dropped; i < int(last); i++ {
+		if err := w.read("nats"); err != nil {
+			return err
+		}
+		if err := fn(w.stream[i].kind, w.stream[i].orders, uint64(i+1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w streamed) Decode(payload []byte) (sale.Kind, []sale.Order, error) {
+	m := w.payloads()[string(payload)]
+	if m.kind == "" {
+		return "", nil, errors.New("no events")
+	}
+	return m.kind, m.orders, nil
+}
+
+func (w streamed) Parked(context.Context, string) (int64, error) { return w.parked, w.read("nats") }
+
+// The shield.
+
+func (w *world) Loaded(context.Context) ([]string, error) { return []string{"shoe"}, w.read("redis") }
+
+func (w *world) Copies(context.Context, string) ([]sale.ShieldCopy, error) {
+	if err := w.read("redis"); err != nil {
+		return nil, err
+	}
+	copies := slices.Clone(w.copies)
+	for i := range copies {
+		copies[i].Tentative = slices.Clone(copies[i].Tentative)
+	}
+	return copies, nil
+}
+
+// auditor makes an auditor that does not wait.
+func (w *world) auditor(t testing.TB, change ...func(*Config)) *Auditor {
+	t.Helper()
+	cfg := Config{Pause: time.Nanosecond}
+	for _, fn := range change {
+		fn(&cfg)
+	}
+	a, err := New(cfg, w, w, streamed{w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// found audits and returns the findings' number by check, of those that are not fine.
+func found(t testing.TB, a *Auditor) (map[string]int, Report) {
+	t.Helper()
+	r, err := a.Audit(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := make(map[string]int)
+	for i := range r.Checks {
+		if c := &r.Checks[i]; !c.OK() {
+			m[c.Check] = cmp.Or(len(c.Findings), -1)
+		}
+	}
+	return m, r
+}
