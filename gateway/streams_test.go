@@ -174,8 +174,9 @@ func TestLearn(t *testing.T) {
 
 // Whoever joins and leaves, in whatever order, the books are right.
 func TestStreamsBooks(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.MaxStreams, c.MaxStreamsPerUser = 12, 4 })
+	outer := t
 	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(outer, func(c *Config) { c.MaxStreams, c.MaxStreamsPerUser = 12, 4 })
 		var open []*stream
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			if len(open) > 0 && rapid.Bool().Draw(t, "leaves") {
