@@ -36,6 +36,11 @@ func (d devCmd) Run(ctx context.Context) error {
 	if err := os.MkdirAll(d.Data, 0o700); err != nil {
 		return err
 	}
+	held, err := holdDir(d.Data)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Close() }()
 	if cfg.Admin.Key == "" {
 		if cfg.Admin.Key, err = keptKey(filepath.Join(d.Data, "admin.key")); err != nil {
 			return err
