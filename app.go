@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"flashgate/audit"
 	"flashgate/checkout"
 	"flashgate/configs"
 	"flashgate/deduct"
@@ -191,6 +192,10 @@ func (a *app) buildCheckout(reg *prometheus.Registry) error {
 
 func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 	s, l := a.cfg.Server, a.cfg.Limits
+	auditor, err := audit.New(audit.Config{}, auditedLedger{a.ledger}, a.shield, auditedResults{a.nats, a.backlog})
+	if err != nil {
+		return err
+	}
 	limit := func(l configs.Limit) gateway.Limit { return gateway.Limit{Rate: l.Rate, Burst: l.Burst} }
 	a.gateway, err = gateway.New(gateway.Config{
 		Listen: s.Listen, AdminListen: a.cfg.Admin.Listen, AdminKey: a.cfg.Admin.Key, OpenMetrics: a.cfg.Admin.MetricsOpen,
@@ -206,7 +211,7 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 		Logger: a.log.With("part", "gateway"), Registerer: reg, Gatherer: reg,
 	}, gateway.Deps{
 		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Orders: a.lifecycle(), Catalogue: catalogue{a.ledger, a.checkout}, Shield: guardedShield{a.shield, a.breakers.redis},
-		Breakers: a.breakers.panel(), Paths: a.checkout, Readiness: a.ledger,
+		Breakers: a.breakers.panel(), Paths: a.checkout, Readiness: a.ledger, Auditor: reported{auditor},
 	})
 	return err
 }

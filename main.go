@@ -21,7 +21,9 @@ type cli struct {
 	Serve     serveCmd     `cmd:"" help:"A gateway on real Redis, MySQL or MariaDB, and NATS."`
 	Migrate   migrateCmd   `cmd:"" help:"Create or update the ledger's tables."`
 	SKU       skuCmd       `cmd:"" name:"sku" help:"Look at, or put, SKUs, straight in the ledger."`
+	Audit     auditCmd     `cmd:"" help:"Hold every invariant against ledger, results and shield; list what is broken, and exit 1."`
 	Reconcile reconcileCmd `cmd:"" help:"Hold what is tentative in the shield against the ledger, and repair it."`
+	Restore   restoreCmd   `cmd:"" help:"Put published orders back into a ledger that has lost them; list what cannot be, and exit 1."`
 	Config    configCmd    `cmd:"" help:"Check or print the configuration."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
 }

@@ -4,73 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
-
-	"flashgate/configs"
-	"flashgate/deduct"
-	"flashgate/ledger"
-	"flashgate/results"
 )
 
-type reconcileCmd struct{ source }
+type reconcileCmd struct {
+	source
+	Rebuild bool     `help:"Also load the shield of every SKU that has one anew from the ledger, or of the SKUs that are named. A sale goes on meanwhile, around it."`
+	SKUs    []string `arg:"" optional:"" name:"sku" help:"With --rebuild: only these."`
+}
 
 func (c reconcileCmd) Run(ctx context.Context) error {
-	return withLedger(ctx, c.source, func(ctx context.Context, cfg configs.Config, db *ledger.DB) error {
-		if len(cfg.Redis.Addrs) == 0 {
+	if len(c.SKUs) > 0 && !c.Rebuild {
+		return errors.New("SKUs are named only with --rebuild")
+	}
+	return withParts(ctx, c.source, func(ctx context.Context, p *parts) error {
+		switch {
+		case p.shield == nil:
 			return errors.New("redis.addrs: there is no shield to reconcile")
+		case p.nats == nil:
+			return errors.New("nats.url: what is parked there must not be taken for units that nobody wants")
 		}
-		log := newLogger(cfg.Log)
-		backlog, closeBacklog, err := openBacklog(ctx, cfg, log)
+		if err := p.lookAtBacklog(ctx); err != nil {
+			return err
+		}
+		report, err := p.shield.Reconcile(ctx)
 		if err != nil {
 			return err
 		}
-		defer closeBacklog()
-		sc := shieldConfig(cfg, log, nil)
-		sc.Parked, sc.Waiting = backlog.Units, func(sku string) bool { return backlog.Waiting(sku) > 0 }
-		shield, err := deduct.New(sc, db)
-		if err != nil {
+		fmt.Printf("%v\n", report)
+		if c.Rebuild {
+			return p.rebuild(ctx, c.SKUs)
+		}
+		return nil
+	})
+}
+
+// rebuild loads the named SKUs' shields anew, or all that are loaded. One that fails
+// holds up no other.
+func (p *parts) rebuild(ctx context.Context, skus []string) error {
+	if len(skus) == 0 {
+		var err error
+		if skus, err = p.shield.Loaded(ctx); err != nil {
 			return err
 		}
-		return runStages(ctx, slog.New(slog.DiscardHandler), 10*time.Second, []stage{
-			{"reconcile", func(ctx context.Context) error {
-				report, err := shield.Reconcile(ctx)
-				if err == nil {
-					fmt.Printf("%+v\n", report)
-				}
-				return err
-			}},
-			{"shield", shield.Run},
-		})
-	})
+	}
+	var errs []error
+	for _, sku := range skus {
+		began := time.Now()
+		if err := p.reload(ctx, sku); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fmt.Printf("%s: loaded anew in %v\n", sku, time.Since(began).Round(time.Millisecond))
+	}
+	return errors.Join(errs...)
 }
 
-// openBacklog connects to NATS and learns which SKUs have a backlog: what is parked
-// must not be taken for units that nobody wants.
-func openBacklog(ctx context.Context, cfg configs.Config, log *slog.Logger) (*results.Backlog, func(), error) {
-	conn, err := results.Connect(results.Config{
-		URL: cfg.NATS.URL, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate reconcile", Log: log.With("part", "results"),
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	backlog, err := results.NewBacklog(results.BacklogConfig{MaxBatch: cfg.Queue.MaxBatch}, conn)
-	if err == nil {
-		err = lookAtBacklog(ctx, backlog)
-	}
-	if err != nil {
-		conn.Close()
-		return nil, nil, err
-	}
-	return backlog, conn.Close, nil
-}
-
-// lookAtBacklog gives NATS ten seconds to answer.
-func lookAtBacklog(ctx context.Context, backlog *results.Backlog) error {
+// lookAtBacklog learns which SKUs have a backlog; it gives NATS ten seconds to answer.
+func (p *parts) lookAtBacklog(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		err := backlog.Look(ctx)
+		err := p.backlog.Look(ctx)
 		if err == nil {
 			return nil
 		}

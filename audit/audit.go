@@ -90,8 +90,11 @@ type Auditor struct {
 	turn    chan struct{}
 }
 
-// New validates and starts nothing. shield and results may be nil: their checks are
-// then reported as not made.
+// errNotConfigured is why a check was not made that nobody wanted.
+var errNotConfigured = errors.New("there is none in the configuration")
+
+// New validates and starts nothing. shield and results may be nil: the report then
+// warns that their checks were not made.
 func New(cfg Config, ledger Ledger, shield Shield, results Results) (*Auditor, error) {
 	if ledger == nil {
 		return nil, errors.New("audit: no ledger")

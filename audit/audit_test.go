@@ -259,7 +259,7 @@ func TestPartsThatAreAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f, r := found(t, a); len(f) != 6 || r.OK() {
+	if f, r := found(t, a); len(f) != 6 || !r.OK() || !r.Warned() {
 		t.Errorf("%v", f)
 	}
 	if _, err := New(Config{}, nil, nil, nil); err == nil {

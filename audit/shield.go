@@ -40,7 +40,7 @@ func (a *Auditor) checkShield(ctx context.Context, r *Report) {
 	}
 	units := check("shield_units", "units left in the shield = (total - reserved) - what ledger and shield have of orders, each once")
 	tentative := check("shield_tentative", "what is tentative in the shield is settled within 15 s")
-	err := errors.New("there is no redis.addrs")
+	err := errNotConfigured
 	if a.shield != nil {
 		err = a.lookAtShield(ctx, r, &units, &tentative)
 	}
