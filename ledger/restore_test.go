@@ -301,3 +301,30 @@ func TestRestoreThroughBrokenConnections(t *testing.T) {
 	}
 	b.clean(db)
 }
+
+// TestRestoreBesideARefusedOrder has one order whose payment's name is taken.
+func TestRestoreBesideARefusedOrder(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		sku := b.sku("shoe", 100, 0)
+		other := b.reserve(db, sku, "dan", "1", 1)
+		b.pay(db, paymentOf(&other, "taken"), sale.PaymentApplied)
+		var list []sale.Order
+		for i := range 7 {
+			o := sale.NewOrder(claim(sku, fmt.Sprintf("user-%d", i), "k", 1), sku, 0, db.Now())
+			o.Status, o.Version, o.Payment = sale.StatusPaid, 2, fmt.Sprint("evt-", i)
+			list = append(list, o)
+		}
+		list[3].Payment = "taken"
+		results, err := db.RestoreOrders(t.Context(), list)
+		if !errors.Is(err, errRefused) || !errors.Is(err, sale.ErrUnavailable) {
+			t.Error(err)
+		}
+		for i, r := range results {
+			if want := i != 3; want != (r == sale.RestoreDone) {
+				t.Errorf("%d: %q", i, r)
+			}
+		}
+		b.clean(db)
+	})
+}
