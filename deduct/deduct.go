@@ -50,7 +50,7 @@ func (s *Shield) Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim
 	}
 	out := sale.Deduction{Loaded: true, Token: b.token, Answers: b.answers, Segments: b.segments, Left: max(0, b.left)}
 	if place != nil {
-		out.Answers, out.Segments = repeated(b.answers, b.segments, place)
+		out.Answers, out.Segments = b.repeated(claims, place)
 	}
 	s.metrics.answered(out.Answers)
 	return out, nil
@@ -150,13 +150,14 @@ func (s *Shield) undo(ctx context.Context, b *deduction) {
 }
 
 // repeated spreads the answers of distinct claims over all claims of the batch: the
-// second claim with an id that took units, or was seen, has been seen.
-func repeated(answers []sale.Answer, segments []int, place []int) ([]sale.Answer, []int) {
+// second claim with an id that took units, or was seen, has been seen. A refusal is the
+// answer to the same payload only; another one was not judged, and the ledger decides.
+func (b *deduction) repeated(claims []*sale.Claim, place []int) ([]sale.Answer, []int) {
 	outA, outS := make([]sale.Answer, len(place)), make([]int, len(place))
-	met := make([]bool, len(answers))
+	met := make([]bool, len(b.answers))
 	for i, at := range place {
-		outA[i], outS[i] = answers[at], segments[at]
-		if met[at] && outA[i] == sale.Admitted {
+		outA[i], outS[i] = b.answers[at], b.segments[at]
+		if met[at] && (outA[i] == sale.Admitted || claims[i].Hash != b.claims[at].Hash) {
 			outA[i] = sale.Seen
 		}
 		met[at] = true

@@ -97,6 +97,20 @@ func TestBatchThatIsTooLarge(t *testing.T) {
 	}
 }
 
+// A refusal is about what was asked for: it is no answer to another payload under the
+// same key, which was not judged.
+func TestSameIDOtherPayload(t *testing.T) {
+	sku := testSKU(3, 1)
+	s := newShield(t, startMini(t).Addr(), newFakeLedger(sku, 5))
+	rebuild(t, s, &sku)
+	d := deduct(t, s, &sku, []*sale.Claim{
+		claim("a", "k", 4), claim("a", "k", 4), claim("a", "k", 1), // over the limit
+		claim("b", "k", 3), claim("b", "k", 3), claim("b", "k", 1),
+		claim("c", "k", 3), claim("c", "k", 3), claim("c", "k", 2), // more than are left
+	})
+	wantAnswers(t, d, "332"+"122"+"442")
+}
+
 func TestLargestBatch(t *testing.T) {
 	addrs := map[string]string{"embedded": startMini(t).Addr()}
 	if !testing.Short() {
