@@ -35,7 +35,7 @@ func (m *model) deduct(token string, cs []*sale.Claim) []sale.Answer {
 	first := make(map[sale.OrderID]int)
 	for i, c := range cs {
 		if k, ok := first[c.ID]; ok {
-			if out[i] = out[k]; out[k] == sale.Admitted {
+			if out[i] = out[k]; out[k] == sale.Admitted || c.Hash != cs[k].Hash {
 				out[i] = sale.Seen
 			}
 			continue

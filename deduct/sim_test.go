@@ -87,8 +87,10 @@ func (w *world) buy(gate int, cs []*sale.Claim) (through bool) {
 		w.open = append(w.open, &openBatch{gate, d, cs, w.now})
 	}
 	var seen []*sale.Claim
+	refused := make(map[sale.OrderID]bool) // another payload is the ledger's alone to judge
 	for i, a := range d.Answers {
-		if a == sale.Seen && (w.careless || !w.undecided(cs[i].ID)) {
+		refused[cs[i].ID] = refused[cs[i].ID] || a == sale.ShieldLimit || a == sale.ShieldSoldOut
+		if a == sale.Seen && (w.careless || !w.undecided(cs[i].ID) && !refused[cs[i].ID]) {
 			seen = append(seen, cs[i])
 		}
 	}
