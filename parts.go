@@ -62,7 +62,7 @@ func withParts(ctx context.Context, s source, fn func(context.Context, *parts) e
 // the streams: those are the gateways'.
 func (p *parts) connect(ctx context.Context) (err error) {
 	p.nats, err = results.Connect(results.Config{
-		URL: p.cfg.NATS.URL, CredsFile: p.cfg.NATS.CredentialsFile, Name: "flashgate command", Log: p.log.With("part", "results"),
+		URL: p.cfg.NATS.URL, CredsFile: p.cfg.NATS.CredentialsFile, Name: "flashgate command",
 	})
 	if err != nil {
 		return err

@@ -31,6 +31,9 @@ func (c *Conn) Extent(ctx context.Context) (Extent, error) {
 		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, Stream, nats.ErrDisconnected)
 	}
 	s, err := c.js.Stream(ctx, Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return Extent{}, nil // no gateway has run yet, or NATS has lost everything
+	}
 	if err != nil {
 		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, Stream, err)
 	}

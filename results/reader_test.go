@@ -104,6 +104,12 @@ func TestEachEvent(t *testing.T) {
 	if e, err := c.Extent(t.Context()); err != nil || e.Last != messages || e.Since < before {
 		t.Errorf("%+v, %v", e, err)
 	}
+	if err := c.js.DeleteStream(t.Context(), Stream); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.Extent(t.Context()); err != nil || e != (Extent{}) {
+		t.Errorf("without a stream: %+v, %v", e, err)
+	}
 }
 
 func TestReadingAStreamThatIsAway(t *testing.T) {

@@ -1,0 +1,228 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"flashgate/internal/testenv"
+)
+
+// TestAuditBesideASale audits all the time while a SKU sells out, gateways are killed
+// and Redis forgets: nothing that is on its way is taken for broken.
+func TestAuditBesideASale(t *testing.T) {
+	c := newCluster(t, 3, parts{})
+	c.putSKU("shoe", map[string]any{"total": stock, "per_user_limit": 2})
+	done := make(chan struct{})
+	audits := 0
+	ended := make(chan struct{})
+	go func() { // joined by <-ended below
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if out, ok := c.command("audit"); !ok {
+				t.Errorf("the audit found:\n%s", out)
+			}
+			audits++
+		}
+	}()
+	answers := c.during("shoe", stock/3, func() {
+		c.redis.FlushAll(t)
+		c.gates[1].Kill()
+	})
+	testenv.Eventually(t, 20*time.Second, func() bool {
+		answers = append(answers, c.buy(c.running()[0], "shoe", fmt.Sprintf("late-%d", len(answers)), "late"))
+		return c.query("SELECT SUM(sold) FROM stock WHERE sku = 'shoe'") == stock
+	}, "sold to the last unit")
+	c.checkSale("shoe", answers)
+	close(done)
+	<-ended
+	t.Logf("%d audits", audits)
+	c.checkAudit()
+	// The operators' listener says the same.
+	code, doc := c.operate("GET", "/v1/audit", nil)
+	checks, _ := doc["checks"].([]any)
+	if code != 200 || doc["ok"] != true || len(checks) < 15 || doc["orders"].(float64) < stock {
+		t.Errorf("%d %v", code, doc)
+	}
+}
+
+// jetstream connects to the streams past the gateways.
+func (c *cluster) jetstream() (jetstream.JetStream, func()) {
+	c.t.Helper()
+	nc, err := nats.Connect(c.nats.URL, nats.Timeout(5*time.Second))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return js, nc.Close
+}
+
+// TestAuditFindsWhatIsBroken breaks one promise at a time behind everybody's back.
+func TestAuditFindsWhatIsBroken(t *testing.T) {
+	c := newCluster(t, 1, parts{})
+	js, closeNATS := c.jetstream()
+	defer closeNATS()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	sql := func(queries ...string) func() {
+		return func() {
+			t.Helper()
+			conn, err := c.db.Conn(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			for _, q := range queries {
+				if _, err := conn.ExecContext(ctx, q); err != nil {
+					t.Fatalf("%s: %v", q, err)
+				}
+			}
+		}
+	}
+	stream := func() jetstream.Stream {
+		s, err := js.Stream(ctx, "FLASHGATE")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	// reserved returns the sequence and the payload of the SKU's first message.
+	reserved := func(sku string) (uint64, []byte) {
+		cons, err := js.CreateConsumer(ctx, "FLASHGATE", jetstream.ConsumerConfig{
+			FilterSubject: "flashgate.results." + sku + ".reserved", AckPolicy: jetstream.AckNonePolicy,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		msg, err := cons.Next(jetstream.FetchMaxWait(5 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return meta.Sequence.Stream, msg.Data()
+	}
+	publish := func(subject string, data []byte) {
+		if _, err := js.Publish(ctx, subject, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lose := func(sku string) string { return "DELETE FROM orders WHERE sku = '" + sku + "'" }
+	tests := []struct {
+		check   string
+		warning bool
+		do      func(sku string)
+	}{
+		// These two first: what is done for others shows in them too.
+		{"shield_units", true, func(sku string) {
+			gen := c.redis.MustDo(t, "GET", "fg:{"+sku+":0}:gen")
+			c.redis.MustDo(t, "HSET", "fg:{"+sku+":0}:"+gen+":h", "l", "3")
+		}},
+		{"results_messages", false, func(sku string) { publish("flashgate.results."+sku+".reserved", []byte("[]")) }},
+		{"stock_sold", false, func(sku string) { sql("UPDATE stock SET sold = sold + 1 WHERE sku = '" + sku + "'")() }},
+		{"stock_bounds", false, func(sku string) {
+			sql("SET check_constraint_checks=OFF", "UPDATE stock SET total = 0 WHERE sku = '"+sku+"'", "SET check_constraint_checks=ON")()
+		}},
+		{"buyer_units", false, func(sku string) { sql("UPDATE buyers SET units = 2 WHERE sku = '" + sku + "'")() }},
+		{"order_log", false, func(sku string) {
+			sql("INSERT INTO stock_moves (order_id, reason, sku, segment, delta, at) SELECT order_id, 'cancelled', sku, 0, 1, 1 FROM orders WHERE sku = '" + sku + "'")()
+		}},
+		{"due_list", false, func(sku string) {
+			sql("DELETE d FROM due d JOIN orders o ON o.order_id = d.ids WHERE o.sku = '" + sku + "'")()
+		}},
+		{"outbox_age", false, func(sku string) {
+			// A row that nobody can publish: its SKU is no subject.
+			sql("INSERT INTO outbox (msg_id, sku, kind, payload, at) SELECT RANDOM_BYTES(16), 'no subject', 'results.reserved', '[', 1")()
+		}},
+		{"results_published", false, func(sku string) {
+			seq, _ := reserved(sku)
+			if err := stream().DeleteMsg(ctx, seq); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"results_known", false, func(sku string) {
+			sql(lose(sku), "UPDATE stock SET sold = 0 WHERE sku = '"+sku+"'", "DELETE FROM buyers WHERE sku = '"+sku+"'")()
+		}},
+		{"results_order", false, func(sku string) {
+			seq, data := reserved(sku)
+			sql("UPDATE orders SET status = 'paid', version = 2 WHERE sku = '"+sku+"'",
+				"INSERT INTO payments (event_id, order_id, outcome, status, amount, currency, at) SELECT '"+sku+"', order_id, 'paid', 'succeeded', amount, currency, 1 FROM orders WHERE sku = '"+sku+"'")()
+			paid := strings.NewReplacer("flashgate.order.reserved", "flashgate.order.paid", "/reserved", "/paid", `"status":"reserved"`, `"status":"paid"`, `"version":1`, `"version":2`).Replace(string(data))
+			deduct := strings.NewReplacer("flashgate.order.paid", "flashgate.inventory.deduct", "/paid", "/inventory_deduct").Replace(paid)
+			if err := stream().DeleteMsg(ctx, seq); err != nil {
+				t.Fatal(err)
+			}
+			publish("flashgate.results."+sku+".paid", []byte(paid))
+			publish("flashgate.inventory.deduct", []byte(deduct))
+			publish("flashgate.results."+sku+".reserved", data)
+		}},
+	}
+	// Something has to be wrong in only one place, so each SKU is sold one unit of.
+	for i, tc := range tests {
+		sku := fmt.Sprintf("sku-%d", i)
+		c.putSKU(sku, map[string]any{"total": 10, "per_user_limit": 3, "heat": "hot"})
+		a := c.insist(0, sku, "ann", "k", 20*time.Second)
+		if !a.yes() {
+			t.Fatalf("%s: %+v", tc.check, a)
+		}
+		c.checkPublished(sku, map[string]bool{a.orderID: true}, 10*time.Second)
+	}
+	// What was sold while a shield was being loaded may be missing from it.
+	if out, ok := c.command("reconcile", "--rebuild"); !ok {
+		t.Fatalf("reconcile: %s", out)
+	}
+	if out, ok := c.command("audit", "--strict"); !ok {
+		t.Fatalf("before anything is broken:\n%s", out)
+	}
+	broken := map[string]bool{}
+	for i, tc := range tests {
+		tc.do(fmt.Sprintf("sku-%d", i))
+		broken[tc.check] = true
+		out, ok := c.command("audit")
+		prefix := tc.check + ": "
+		if tc.warning {
+			prefix = "warning: " + prefix
+		}
+		lines := 0
+		for line := range strings.Lines(out) {
+			name, _, _ := strings.Cut(strings.TrimPrefix(line, "warning: "), ":")
+			if strings.HasPrefix(line, prefix) {
+				lines++
+			} else if !broken[name] && name != "NOT OK" && !strings.HasPrefix(line, "flashgate:") && !(name == "ok") {
+				t.Errorf("%s: and found %s", tc.check, line)
+			}
+		}
+		if lines == 0 || ok != tc.warning {
+			t.Errorf("%s: ok %v\n%s", tc.check, ok, out)
+		}
+		if tc.warning {
+			if out, ok := c.command("audit", "--strict"); ok {
+				t.Errorf("%s: --strict says\n%s", tc.check, out)
+			}
+		}
+	}
+	out, _ := c.command("audit", "--json")
+	var doc struct {
+		OK     bool
+		Checks []struct{ OK bool }
+	}
+	if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):strings.LastIndex(out, "}")+1]), &doc); err != nil || doc.OK {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

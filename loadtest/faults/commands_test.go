@@ -1,0 +1,67 @@
+package faults
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"flashgate/internal/testenv"
+)
+
+// command runs an operator's command on the cluster's servers.
+func (c *cluster) command(args ...string) (out string, ok bool) {
+	return c.commandWith(nil, args...)
+}
+
+// commandWith does so with further environment.
+func (c *cluster) commandWith(env []string, args ...string) (out string, ok bool) {
+	c.t.Helper()
+	cmd := exec.Command(testenv.Binary(c.t), args...)
+	cmd.Env = append(append(os.Environ(), c.env...), env...)
+	b, err := cmd.CombinedOutput()
+	if _, exited := err.(*exec.ExitError); err != nil && !exited {
+		c.t.Fatalf("%v: %v", args, err)
+	}
+	return string(b), err == nil
+}
+
+// checkAudit fails the test when the audit finds anything that must not be.
+func (c *cluster) checkAudit() {
+	c.t.Helper()
+	if out, ok := c.command("audit"); !ok {
+		c.t.Errorf("the audit found:\n%s", out)
+	} else if strings.Contains(out, "warning:") {
+		c.t.Logf("the audit warns:\n%s", out)
+	}
+}
+
+func TestCommandsRefuseWhatCannotBe(t *testing.T) {
+	c := newCluster(t, 1, parts{})
+	for _, tc := range []struct {
+		env  string
+		args []string
+		want string
+	}{
+		{"", []string{"reconcile", "shoe"}, "only with --rebuild"},
+		{"", []string{"reconcile", "--rebuild", "nothing-such"}, "nothing-such"},
+		{"FLASHGATE_REDIS__ADDRS=", []string{"reconcile"}, "redis.addrs"},
+		{"FLASHGATE_NATS__URL=", []string{"reconcile"}, "nats.url"},
+		{"FLASHGATE_NATS__URL=", []string{"restore"}, "nats.url"},
+	} {
+		out, ok := c.commandWith([]string{tc.env}, tc.args...)
+		if ok || !strings.Contains(out, tc.want) {
+			t.Errorf("%s %v: ok %v\n%s", tc.env, tc.args, ok, out)
+		}
+	}
+	// What is not configured is not audited, and said not to be.
+	out, ok := c.commandWith([]string{"FLASHGATE_NATS__URL=", "FLASHGATE_REDIS__ADDRS="}, "audit")
+	if !ok || !strings.Contains(out, "warning: results_published: not checked") || !strings.Contains(out, "warning: shield_units: not checked") {
+		t.Errorf("ok %v\n%s", ok, out)
+	}
+	// What is configured and away was not audited either, and that is no "ok".
+	out, ok = c.commandWith([]string{"FLASHGATE_NATS__URL=nats://127.0.0.1:1"}, "audit")
+	if ok || strings.Contains(out, "warning: results") || !strings.Contains(out, "results_published: not checked") {
+		t.Errorf("ok %v\n%s", ok, out)
+	}
+}
