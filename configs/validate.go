@@ -135,6 +135,9 @@ func (v *validator) server(c *Config) {
 	v.integer("server.max_connections", s.MaxConnections, 1, 10_000_000)
 	v.duration("server.drain_delay", s.DrainDelay, 0, time.Hour)
 	v.duration("server.shutdown_timeout", s.ShutdownTimeout, time.Second, time.Hour)
+	if s.ShutdownTimeout <= c.Queue.MaxAge {
+		v.refuse("server.shutdown_timeout", "must be longer than queue.max_age (%s), not %s: who waits would be cut off", c.Queue.MaxAge, s.ShutdownTimeout)
+	}
 }
 
 func (v *validator) admin(c *Config) {
@@ -238,7 +241,9 @@ func (v *validator) nats(n *NATS) {
 			break
 		}
 	}
-	v.integer("nats.replicas", n.Replicas, 1, 5)
+	if !slices.Contains([]int{1, 3, 5}, n.Replicas) {
+		v.refuse("nats.replicas", "must be 1, 3 or 5, not %d: an even number survives no more than one less", n.Replicas)
+	}
 	v.duration("nats.results_max_age", n.ResultsMaxAge, time.Minute, 10*366*24*time.Hour)
 	if n.CredentialsFile != "" {
 		if _, err := os.Stat(n.CredentialsFile); err != nil {
