@@ -202,7 +202,7 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 		Wait: s.Wait, MaxWait: a.cfg.Queue.MaxAge, VerdictTTL: s.VerdictTTL, PayWithin: a.cfg.PayWithin, TrustedProxies: s.TrustedProxies,
 		Auth: gateway.Auth{Mode: a.cfg.Auth.Mode, JWT: gateway.JWT{
 			Secret: a.cfg.Auth.JWT.Secret, PublicKey: a.cfg.Auth.JWT.PublicKey,
-			Issuer: a.cfg.Auth.JWT.Issuer, Audience: a.cfg.Auth.JWT.Audience, Leeway: a.cfg.Auth.JWT.Leeway,
+			Issuer: a.cfg.Auth.JWT.Issuer, Audience: a.cfg.Auth.JWT.Audience, Leeway: max(a.cfg.Auth.JWT.Leeway, 1), // zero would be the default
 		}},
 		Limits:    gateway.Limits{User: limit(l.User), IP: limit(l.IP), SKU: limit(l.SKU), Global: limit(l.Global), MaxEntries: l.MaxEntries},
 		BodyLimit: s.BodyLimit, HeaderLimit: s.HeaderLimit, ReadTimeout: s.ReadTimeout, IdleTimeout: s.IdleTimeout, MaxConnections: s.MaxConnections,
