@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,12 +20,15 @@ type counted struct {
 	open    atomic.Int64
 	busy    []byte
 	refused prometheus.Counter
+
+	mu     sync.Mutex
+	silent map[*conn]struct{} // those that have sent nothing yet
 }
 
 func newCounted(ln net.Listener, most int, busy []byte, refused prometheus.Counter) *counted {
 	head := fmt.Sprintf("HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\nRetry-After: %d\r\nConnection: close\r\n\r\n",
 		mimeProblem, len(busy), answers[unavailable].retry)
-	return &counted{Listener: ln, most: int64(most), busy: append([]byte(head), busy...), refused: refused}
+	return &counted{Listener: ln, most: int64(most), busy: append([]byte(head), busy...), refused: refused, silent: make(map[*conn]struct{})}
 }
 
 func (l *counted) Accept() (net.Conn, error) {
@@ -34,7 +38,11 @@ func (l *counted) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if l.open.Add(1) <= l.most {
-			return &conn{Conn: c, owner: l}, nil
+			counted := &conn{Conn: c, owner: l}
+			l.mu.Lock()
+			l.silent[counted] = struct{}{}
+			l.mu.Unlock()
+			return counted, nil
 		}
 		l.open.Add(-1)
 		l.refused.Inc()
@@ -42,6 +50,24 @@ func (l *counted) Accept() (net.Conn, error) {
 		_ = c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 		_, _ = c.Write(l.busy)
 		_ = c.Close()
+	}
+}
+
+// heard forgets a connection that is not silent any more, or closed.
+func (l *counted) heard(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.silent, c)
+}
+
+// hurry gives connections that have sent nothing yet so long to do so. The HTTP server
+// would wait for them as for requests.
+func (l *counted) hurry(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.silent {
+		c.hurried.Store(true)
+		_ = c.Conn.SetReadDeadline(time.Now().Add(d))
 	}
 }
 
@@ -55,6 +81,8 @@ type conn struct {
 	net.Conn
 	owner       *counted
 	closed      atomic.Bool
+	spoke       bool // the reader's
+	hurried     atomic.Bool
 	read, write deadline
 }
 
@@ -84,7 +112,14 @@ func (d *deadline) early(err error) bool {
 func (c *conn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(b)
-		if err == nil || n > 0 || !c.read.early(err) {
+		if n > 0 && !c.spoke {
+			c.spoke = true
+			c.owner.heard(c)
+			if c.hurried.Swap(false) {
+				_ = c.armRead() // the rest may take its time; an error comes with the next read
+			}
+		}
+		if err == nil || n > 0 || c.hurried.Load() || !c.read.early(err) {
 			return n, err
 		}
 		if err := c.armRead(); err != nil {
@@ -138,6 +173,7 @@ func (c *conn) armWrite() error {
 func (c *conn) Close() error {
 	if c.closed.CompareAndSwap(false, true) {
 		c.owner.open.Add(-1)
+		c.owner.heard(c)
 	}
 	return c.Conn.Close()
 }

@@ -141,10 +141,14 @@ func (l *listener) serve() error {
 	return nil
 }
 
+// silence is how long a draining listener waits for a connection's first byte.
+const silence = time.Second
+
 // shutdown stops accepting and waits for requests in flight until ctx ends.
 func (l *listener) shutdown(ctx context.Context) error {
 	// Closed here too, for a server that has not begun to serve it yet.
 	_ = l.ln.Load().Close()
+	l.ln.Load().hurry(silence)
 	if err := l.app.Server().ShutdownWithContext(ctx); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("gateway: %s: requests were still in flight at the deadline: %w", l.name, err)
 	}

@@ -283,6 +283,28 @@ func TestDrain(t *testing.T) {
 }
 
 // A request that outlasts the deadline does not keep Run.
+// Browsers and proxies open connections that they may never use. Nobody waits for those:
+// they get a moment for a request that is on its way.
+func TestDrainDoesNotWaitForSilence(t *testing.T) {
+	r := serve(t, nil)
+	_ = r.dial(t)
+	late := r.dial(t)
+	if status, _, _ := r.send(t, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"); status != http.StatusOK {
+		t.Fatalf("status %d", status)
+	}
+	began := time.Now()
+	r.cancel()
+	if _, err := io.WriteString(late, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.ReadResponse(bufio.NewReader(late), nil); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("a request that came in time: %v, error %v", resp, err)
+	}
+	if err := r.stop(); err != nil || time.Since(began) > 5*time.Second {
+		t.Errorf("ended after %v with %v", time.Since(began), err)
+	}
+}
+
 func TestDrainDeadline(t *testing.T) {
 	r := serve(t, func(c *Config) {
 		c.Wait, c.MaxWait, c.ShutdownTimeout = 400*time.Millisecond, 400*time.Millisecond, 401*time.Millisecond
