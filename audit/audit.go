@@ -101,8 +101,8 @@ func New(cfg Config, ledger Ledger, shield Shield, results Results) (*Auditor, e
 	}
 	orDefault(&cfg.Findings, 100)
 	orDefault(&cfg.MaxOrders, 1<<20)
-	orDefault(&cfg.Looks, 5)
-	orDefault(&cfg.Pause, 700*time.Millisecond)
+	orDefault(&cfg.Looks, 4)
+	orDefault(&cfg.Pause, 500*time.Millisecond)
 	orDefault(&cfg.Tentative, 16*time.Second)
 	if cfg.Findings < 1 || cfg.MaxOrders < 2 || cfg.Looks < 1 || cfg.Pause < 0 || cfg.Tentative < 0 {
 		return nil, errors.New("audit: bounds must be positive")

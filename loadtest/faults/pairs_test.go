@@ -1,0 +1,26 @@
+package faults
+
+import (
+	"testing"
+	"time"
+
+	"flashgate/internal/testenv"
+)
+
+// TestRedisAndNATSDown: the sale goes on around the shield, and what it has to tell the
+// world waits in the outbox.
+func TestRedisAndNATSDown(t *testing.T) {
+	c := newCluster(t, 3, parts{redis: testenv.Redis(t)})
+	c.putSKU("shoe", map[string]any{"total": stock, "per_user_limit": 1})
+	answers := c.during("shoe", stock/4, func() {
+		c.redis.Kill()
+		c.nats.Kill()
+		before := c.query("SELECT COUNT(*) FROM orders")
+		testenv.Eventually(t, 30*time.Second, func() bool { return c.query("SELECT COUNT(*) FROM orders") >= min(before+100, stock) }, "it sells without both")
+		c.nats.Restart(t)
+		c.redis.Restart(t)
+	})
+	c.checkSale("shoe", answers)
+	c.drained()
+	c.checkAudit()
+}
