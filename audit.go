@@ -100,5 +100,6 @@ func (p *parts) auditor() (*audit.Auditor, error) {
 	if p.nats != nil {
 		stream = auditedResults{p.nats, p.backlog}
 	}
-	return audit.New(audit.Config{}, auditedLedger{p.ledger}, shield, stream)
+	// A command has memory that a gateway needs for buyers.
+	return audit.New(audit.Config{MaxOrders: 8 << 20}, auditedLedger{p.ledger}, shield, stream)
 }

@@ -20,7 +20,7 @@ type Config struct {
 	// Findings is how many findings of each check are reported. Too low hides how bad it
 	// is, too high buries it. Default 100.
 	Findings int
-	// MaxOrders bounds the orders whose events are in memory at once, about 50 bytes
+	// MaxOrders bounds the orders whose events are in memory at once, about 40 bytes
 	// each; with more orders than that the stream is read several times. Default 1<<20.
 	MaxOrders int
 	// Looks is how often a shield that seems wrong is looked at, Pause apart, before it
@@ -91,7 +91,7 @@ type Auditor struct {
 }
 
 // errNotConfigured is why a check was not made that nobody wanted.
-var errNotConfigured = errors.New("there is none in the configuration")
+var errNotConfigured = errors.New("not configured")
 
 // New validates and starts nothing. shield and results may be nil: the report then
 // warns that their checks were not made.

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -171,7 +172,7 @@ func lacks(has, published *sale.Order) bool {
 
 // flush offers the ledger the n orders that were published first.
 func (r *restoration) flush(ctx context.Context, n int) error {
-	list := slices.SortedFunc(maps.Values(r.lost), func(a, b *lost) int { return int(a.turn - b.turn) })[:n]
+	list := slices.SortedFunc(maps.Values(r.lost), func(a, b *lost) int { return cmp.Compare(a.turn, b.turn) })[:n]
 	for chunk := range slices.Chunk(list, r.cfg.Chunk) {
 		if err := r.offer(ctx, chunk); err != nil {
 			return err
