@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime/debug"
 
 	"flashgate/configs"
 )
@@ -20,11 +21,21 @@ func (s serveCmd) Run(ctx context.Context) error {
 	for _, w := range cfg.Warnings(configs.Serve) {
 		log.Warn(w)
 	}
+	relaxGC()
 	a, err := newApp(cfg, log, nil)
 	if err != nil {
 		return err
 	}
 	return runStages(ctx, log, cfg.Server.DrainDelay+cfg.Server.ShutdownTimeout, a.stages())
+}
+
+// relaxGC lets the heap grow to five times what is live before it is collected, unless
+// GOGC says otherwise. A gateway's live heap is some tens of megabytes, so this costs
+// little memory, and collecting was about 8% of an order's processor time.
+func relaxGC() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 }
 
 // newLogger writes to stderr, so that what commands print can be piped.
