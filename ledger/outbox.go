@@ -106,7 +106,7 @@ func appendInsertOutbox(s *script, rows []sale.OutboxRow) {
 		s.raw(",")
 		s.str(string(r.Kind))
 		s.raw(",")
-		s.bytes(r.Payload)
+		s.bytes(packPayload(&s.packing, r.Payload))
 		s.raw(",")
 		s.int(r.At)
 		s.raw(")")
@@ -151,6 +151,9 @@ func scanOutbox(rows *sql.Rows) ([]sale.OutboxRow, error) {
 		var msg []byte
 		var kind string
 		if err = rows.Scan(&r.ID, &msg, &r.SKU, &kind, &r.Payload, &r.At); err != nil {
+			break
+		}
+		if r.Payload, err = unpackPayload(r.Payload); err != nil {
 			break
 		}
 		copy(r.MsgID[:], msg)

@@ -10,6 +10,7 @@ type script struct {
 	text    []byte
 	ends    []int  // where each statement ends in text
 	marks   []mark // parallel to ends
+	packing []byte // memory for packing payloads, used again and again
 	// firstOutboxID is set by exec: the id of the first row that the statement
 	// marked outboxInsert made, 0 when there was none; the others follow in steps.
 	firstOutboxID int64
