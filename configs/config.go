@@ -41,7 +41,6 @@ type Config struct {
 	Payments  Payments  `yaml:"payments"`
 	Backlog   Backlog   `yaml:"backlog"`
 	Reconcile Reconcile `yaml:"reconcile"`
-	Heat      Heat      `yaml:"heat"`
 	Direct    Direct    `yaml:"direct"`
 	Log       Log       `yaml:"log"`
 
@@ -316,26 +315,10 @@ type Reconcile struct {
 	Grace time.Duration `yaml:"grace"`
 }
 
-// Heat is who goes through the shield.
-type Heat struct {
-	// Period is how often demand is merged and judged. Too low: SKUs flap. Too high:
-	// a SKU that goes viral stays on the slow way that long.
-	Period time.Duration `yaml:"period"`
-	// HotAbove and ColdBelow are claims per second, all gateways together, at which a
-	// SKU becomes hot, and cold again; the distance between them keeps it from flapping.
-	// Too low: Redis carries SKUs that need no shield. Too high: the throttle of the
-	// way around is felt.
-	HotAbove  float64 `yaml:"hot_above"`
-	ColdBelow float64 `yaml:"cold_below"`
-	// MaxHot bounds how many SKUs are hot at once. Too low: hot ones are throttled.
-	// Too high: memory in Redis.
-	MaxHot int `yaml:"max_hot"`
-}
-
 // Direct is the way of cold SKUs.
 type Direct struct {
-	// Lock is none, or redis: an outer distributed lock around the ledger's own. It
-	// protects nothing that the ledger does not, and is for comparison.
+	// Lock is an outer distributed lock around the ledger's own. There is none in this
+	// version, so none is the only value; the ledger's locks are what protects.
 	Lock string `yaml:"lock"`
 }
 
@@ -373,7 +356,6 @@ func Default(mode Mode) Config {
 		Payments:  Payments{Tolerance: 5 * time.Minute},
 		Backlog:   Backlog{MaxWait: 5 * time.Minute, Capacity: 1_000_000},
 		Reconcile: Reconcile{Period: 2 * time.Second, Grace: 8*time.Second + commitRetries + time.Second},
-		Heat:      Heat{Period: 5 * time.Second, HotAbove: 20, ColdBelow: 5, MaxHot: 10_000},
 		Direct:    Direct{Lock: "none"},
 		Log:       Log{Level: "info", Format: "json"},
 		PayWithin: 15 * time.Minute,

@@ -294,11 +294,6 @@ func (v *validator) background(c *Config) {
 		v.refuse("reconcile.grace", "plus reconcile.period must not exceed %s, but is %s + %s: what a crash left tentative must be sellable again by then (lower queue.max_age)", sellableAgain, r.Grace, r.Period)
 	}
 
-	v.duration("heat.period", c.Heat.Period, 100*time.Millisecond, time.Hour)
-	if c.Heat.ColdBelow < 0 || c.Heat.HotAbove <= c.Heat.ColdBelow {
-		v.refuse("heat.hot_above", "must be more than heat.cold_below (%g), which must not be negative, not %g: SKUs would flap", c.Heat.ColdBelow, c.Heat.HotAbove)
-	}
-	v.integer("heat.max_hot", c.Heat.MaxHot, 1, 10_000_000)
-	v.oneOf("direct.lock", c.Direct.Lock, "none", "redis")
+	v.oneOf("direct.lock", c.Direct.Lock, "none")
 	v.duration("pay_within", c.PayWithin, time.Second, 366*24*time.Hour)
 }
