@@ -42,6 +42,7 @@ type app struct {
 	checkout  *checkout.Checkout
 	queue     *queue.Queue
 	gateway   *gateway.Gateway
+	restocks  *restocks
 	jobs      *jobs.Scheduler
 }
 
@@ -161,6 +162,7 @@ func (a *app) buildBreakers(*prometheus.Registry) error {
 	// What the shield holds is older than what went around it while it was away, so
 	// every SKU's is loaded anew before its batches go through it again.
 	a.breakers.redis, errs[0] = build("redis", a.cfg.Breaker.Redis, func(bool) { a.shield.Distrust("", a.ledger.Now()) })
+	a.restocks = &restocks{ledger: a.ledger, shield: a.shield, breaker: a.breakers.redis}
 	a.breakers.ledger, errs[1] = build("ledger", a.cfg.Breaker.Ledger, nil)
 	a.breakers.nats, errs[2] = build("nats", a.cfg.Breaker.NATS, nil)
 	return errors.Join(errs[:]...)
@@ -217,7 +219,7 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 }
 
 func (a *app) lifecycle() lifecycle {
-	return lifecycle{a.ledger, a.shield, a.breakers.redis, a.checkout, a.log.With("part", "orders")}
+	return lifecycle{a.ledger, a.shield, a.breakers.redis, a.checkout, a.restocks, a.log.With("part", "orders")}
 }
 
 // stages is the order of stopping: the edge first, then what works for it, and last

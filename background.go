@@ -40,6 +40,7 @@ func (a *app) buildJobs(reg *prometheus.Registry) (err error) {
 		jobs.Job{Name: "drain", Every: drainEvery, Run: a.drainOnce},
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Run: a.expireOnce},
 		jobs.Job{Name: "repair", Every: repairEvery, Run: func(ctx context.Context, _ int64) error { return a.repairOnce(ctx, repaired) }},
+		jobs.Job{Name: "restock", Every: restockEvery, EveryGateway: true, Run: a.restocks.look},
 		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: a.probeLedger},
 		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: a.probeNATS},
 	)

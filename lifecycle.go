@@ -18,6 +18,7 @@ type lifecycle struct {
 	shield   *deduct.Shield
 	breaker  *fallback.Breaker // of the shield
 	checkout *checkout.Checkout
+	restocks *restocks
 	log      *slog.Logger
 }
 
@@ -30,7 +31,7 @@ func (l lifecycle) Cancel(ctx context.Context, id sale.OrderID, user string) (sa
 }
 
 // release gives back to the shield what the ledger has been given back. Where that
-// fails, the reconciler finds the units in the ledger once the shield has no more.
+// fails, or the shield does not know the order, the units are found in the ledger.
 func (l lifecycle) release(ctx context.Context, name string, orders []sale.Order) {
 	sku, err := l.SKU(ctx, name)
 	if err == nil {
@@ -39,5 +40,6 @@ func (l lifecycle) release(ctx context.Context, name string, orders []sale.Order
 	if err != nil {
 		l.log.Debug("the shield was not told of units given back", "sku", name, "orders", len(orders), "error", err)
 	}
+	l.restocks.add(name)
 	l.checkout.Restocked(name)
 }

@@ -304,9 +304,14 @@ type soldOutCheck struct {
 // raiseSoldOut is repair rule c. The ledger is read after the family was seen sold out
 // with nothing tentative, so its figure counts everything that the family let through.
 func (s *Shield) raiseSoldOut(ctx context.Context, looks []*look, rep *Report) error {
-	due := s.dueChecks(looks, time.Now())
+	return s.raise(ctx, s.dueChecks(looks, time.Now()), rep)
+}
+
+// raise holds families that were seen sold out, with nothing tentative, against the
+// ledger, and raises them to its figure.
+func (s *Shield) raise(ctx context.Context, soldOut []*look, rep *Report) error {
 	stocks := make(map[string]map[int]int64)
-	for _, l := range due {
+	for _, l := range soldOut {
 		stock, ok := stocks[l.key.sku]
 		if !ok {
 			sku := &sale.SKU{Name: l.key.sku, Segments: l.gen.segments}
@@ -334,6 +339,34 @@ func (s *Shield) raiseSoldOut(ctx context.Context, looks []*look, rep *Report) e
 		}
 	}
 	return nil
+}
+
+// Raise is repair rule c for one SKU, at once: to be called after units came back in the
+// ledger. An order that went around the shield while it was being loaded is unknown to
+// it, and so is that order's end; the SKU would stay sold out until the reconciler looks.
+// It reports false when something is tentative, so that it is too early to tell.
+func (s *Shield) Raise(ctx context.Context, sku *sale.SKU) (bool, error) {
+	keys := make([]familyKey, segmentsOf(sku))
+	for segment := range keys {
+		keys[segment] = familyKey{tag: familyTag(sku.Name, segment), sku: sku.Name, segment: segment}
+	}
+	looks, err := s.look(ctx, keys)
+	if err != nil {
+		return false, err
+	}
+	settled := true
+	var soldOut []*look
+	for _, l := range looks {
+		switch {
+		case l.left >= 1:
+		case l.tentative > 0:
+			settled = false
+		default:
+			soldOut = append(soldOut, l)
+		}
+	}
+	var rep Report
+	return settled, s.raise(ctx, soldOut, &rep)
 }
 
 // dueChecks picks the sold-out families to hold against the ledger now, those that

@@ -285,3 +285,38 @@ func TestSegmentThatIsNotLoadedUndoesTheBatch(t *testing.T) {
 	rebuild(t, sc.s, &sc.sku)
 	wantAnswers(t, deduct(t, sc.s, &sc.sku, claims(5, 0)), "11114")
 }
+
+// An order that the shield never saw ends; its unit is on sale at once, and never while
+// something is tentative or more than the ledger has.
+func TestRaiseAfterAnUnknownOrderEnded(t *testing.T) {
+	ctx := context.Background()
+	sc := newScene(t, 0, 2)
+	around := []*sale.Claim{claim("around", "1", 1)}
+	sc.l.commit(around, nil) // behind the shield's back
+	raise := func(want bool) {
+		t.Helper()
+		got, err := sc.s.Raise(ctx, &sc.sku)
+		if err != nil || got != want {
+			t.Fatalf("raise: %v %v, want %v", got, err, want)
+		}
+	}
+	through := []*sale.Claim{claim("a", "1", 1), claim("b", "1", 1)}
+	d := deduct(t, sc.s, &sc.sku, through)
+	wantAnswers(t, d, "11")
+	raise(false) // both are tentative
+	if err := sc.s.Settle(ctx, &sc.sku, decide(sc.l, d, through)); err != nil {
+		t.Fatal(err)
+	}
+	raise(true)
+	if n := left(t, sc.s, &sc.sku); n != 0 {
+		t.Fatalf("%d units left of a SKU that is sold out", n)
+	}
+	o, _ := sc.l.cancel(around[0].ID)
+	if err := sc.s.Release(ctx, &sc.sku, []sale.Order{o}); err != nil {
+		t.Fatal(err)
+	}
+	raise(true)
+	if n := left(t, sc.s, &sc.sku); n != 1 {
+		t.Fatalf("%d units left, want the one that came back", n)
+	}
+}

@@ -1,12 +1,8 @@
 package faults
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base32"
-	"encoding/hex"
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -19,33 +15,16 @@ const paymentSecret = "whsec-0123456789abcdef"
 // pay has the payment provider report that an order of one unit was paid.
 func (c *cluster) pay(g *gate, event, orderID string) {
 	c.t.Helper()
-	body := fmt.Sprintf(`{"event_id":%q,"order_id":%q,"amount":4999,"currency":"EUR","status":"succeeded"}`, event, orderID)
-	at := fmt.Sprint(time.Now().Unix())
-	mac := hmac.New(sha256.New, []byte(paymentSecret))
-	mac.Write([]byte(at + "." + body))
-	req, _ := http.NewRequest("POST", g.url+"/v1/payments", strings.NewReader(body))
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Flashgate-Signature", "t="+at+",v1="+hex.EncodeToString(mac.Sum(nil)))
-	c.expect(req, 200)
+	if code, doc := c.webhook(g, event, orderID); code != 200 {
+		c.t.Fatalf("pay %s: %d %v", orderID, code, doc)
+	}
 }
 
 // cancel has the buyer cancel.
 func (c *cluster) cancel(g *gate, a answer) {
 	c.t.Helper()
-	req, _ := http.NewRequest("DELETE", g.url+"/v1/orders/"+a.orderID, nil)
-	req.Header.Set("X-User-ID", a.buyer)
-	c.expect(req, 200)
-}
-
-func (c *cluster) expect(req *http.Request, code int) {
-	c.t.Helper()
-	res, err := c.http.Do(req)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer drain(res)
-	if res.StatusCode != code {
-		c.t.Fatalf("%s %s: %d", req.Method, req.URL.Path, res.StatusCode)
+	if code, doc := c.delete(g, a); code != 200 || doc["status"] != "cancelled" {
+		c.t.Fatalf("cancel %s: %d %v", a.orderID, code, doc)
 	}
 }
 

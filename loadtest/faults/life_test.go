@@ -1,0 +1,237 @@
+package faults
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"flashgate/internal/testenv"
+)
+
+// webhook sends the payment provider's signed report that an order of one unit was paid.
+func (c *cluster) webhook(g *gate, event, order string) (int, map[string]any) {
+	c.t.Helper()
+	body := fmt.Sprintf(`{"event_id":%q,"order_id":%q,"amount":4999,"currency":"EUR","status":"succeeded"}`, event, order)
+	at := fmt.Sprint(time.Now().Unix())
+	mac := hmac.New(sha256.New, []byte(paymentSecret))
+	mac.Write([]byte(at + "." + body))
+	req, _ := http.NewRequest("POST", g.url+"/v1/payments", strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Flashgate-Signature", "t="+at+",v1="+hex.EncodeToString(mac.Sum(nil)))
+	return c.call(req)
+}
+
+// delete is the buyer's DELETE of an order.
+func (c *cluster) delete(g *gate, a answer) (int, map[string]any) {
+	c.t.Helper()
+	req, _ := http.NewRequest("DELETE", g.url+"/v1/orders/"+a.orderID, nil)
+	req.Header.Set("X-User-ID", a.buyer)
+	return c.call(req)
+}
+
+func (c *cluster) call(req *http.Request) (int, map[string]any) {
+	c.t.Helper()
+	res, err := c.http.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var doc map[string]any
+	_ = json.NewDecoder(res.Body).Decode(&doc)
+	_ = res.Body.Close()
+	return res.StatusCode, doc
+}
+
+// TestGivenBackUnitsAreSoldAgain: what a buyer cancels, or does not pay, is on sale
+// again within a second on every gateway, those that remember "sold out" included.
+func TestGivenBackUnitsAreSoldAgain(t *testing.T) {
+	c := newCluster(t, 2, parts{})
+	c.putSKU("shoe", map[string]any{"total": 2, "pay_within": "6s", "per_user_limit": 1})
+	first := c.insist(0, "shoe", "anna", "k", 10*time.Second)
+	second := c.insist(1, "shoe", "berta", "k", 10*time.Second)
+	if first.code != 201 || second.code != 201 {
+		t.Fatalf("%+v %+v", first, second)
+	}
+	soldOut := func() {
+		t.Helper()
+		for _, g := range c.gates {
+			for i := range 20 {
+				if a := c.buy(g, "shoe", fmt.Sprintf("loser-%d", i), ""); a.problem != "sold_out" {
+					t.Fatalf("%s: %+v", g.Name, a)
+				}
+			}
+		}
+	}
+	soldOut()
+	c.cancel(c.gates[0], first)
+	var again answer
+	testenv.Eventually(t, time.Second, func() bool {
+		again = c.buy(c.gates[1], "shoe", "clara", "")
+		return again.code == 201
+	}, "the cancelled unit is on sale on the other gateway")
+	// The limit counts live orders: who cancelled may buy again, who holds one may not.
+	if a := c.buy(c.gates[1], "shoe", "clara", "another"); a.problem != "purchase_limit" {
+		t.Errorf("%+v", a)
+	}
+	soldOut()
+	c.cancel(c.gates[1], second)
+	testenv.Eventually(t, time.Second, func() bool {
+		return c.buy(c.gates[0], "shoe", "anna", "once-more").code == 201
+	}, "the other way round")
+	soldOut()
+	// Nobody pays: both units come back, at most three seconds late.
+	testenv.Eventually(t, 6*time.Second+3*time.Second+time.Second, func() bool {
+		return c.buy(c.gates[0], "shoe", "dora", "k").yes() && c.buy(c.gates[1], "shoe", "emma", "k").yes()
+	}, "expired units are on sale on both gateways")
+	if n := c.query("SELECT COUNT(*) FROM orders WHERE sku = 'shoe' AND status = 'expired'"); n != 2 {
+		t.Errorf("%d orders expired", n)
+	}
+	c.checkStock("shoe")
+}
+
+// TestOneOfPaidAndCancelledWins races the provider's webhook and the buyer's DELETE
+// through different gateways: each order ends as exactly one of the two, and the stock
+// says so.
+func TestOneOfPaidAndCancelledWins(t *testing.T) {
+	c := newCluster(t, 2, parts{env: []string{"FLASHGATE_PAYMENTS__WEBHOOK_SECRETS=an-older-secret-of-some-length," + paymentSecret}})
+	c.putSKU("shoe", map[string]any{"total": 100})
+	const n = 60
+	orders := rush(n, 10, nil, func(i int) answer {
+		return c.insist(i, "shoe", fmt.Sprintf("buyer-%d", i), "k", 10*time.Second)
+	})
+	noErrors(t, orders)
+	var wg sync.WaitGroup
+	for i, o := range orders {
+		wg.Go(func() {
+			code, doc := c.webhook(c.gates[i%2], fmt.Sprintf("event-%d", i), o.orderID)
+			if code != 200 {
+				t.Errorf("pay: %d %v", code, doc)
+			}
+		})
+		wg.Go(func() {
+			code, doc := c.delete(c.gates[(i+1)%2], o)
+			if code != 200 && doc["code"] != "already_paid" {
+				t.Errorf("cancel: %d %v", code, doc)
+			}
+		})
+	}
+	wg.Wait()
+	// A payment after the cancellation takes the unit again, so every order is paid now,
+	// or was paid first; none is both, and every unit is bound to a live order.
+	paid := c.query("SELECT COUNT(*) FROM orders WHERE sku = 'shoe' AND status = 'paid'")
+	cancelled := c.query("SELECT COUNT(*) FROM orders WHERE sku = 'shoe' AND status = 'cancelled'")
+	if paid+cancelled != n || paid != n {
+		t.Errorf("%d paid and %d cancelled of %d", paid, cancelled, n)
+	}
+	if sold := c.query("SELECT SUM(sold) FROM stock WHERE sku = 'shoe'"); sold != paid {
+		t.Errorf("%d units sold for %d paid orders", sold, paid)
+	}
+	if code, _ := c.operate("GET", "/v1/audit", nil); code != 200 {
+		t.Errorf("audit: %d", code)
+	}
+}
+
+// TestConsumerCrashes: coupons and the inventory service hear of orders by messages. The
+// consumer here dies between receiving and acknowledging half of the time, and NATS
+// itself is killed in between; by the order's id every coupon is still redeemed, and
+// every paid order deducted, exactly once.
+func TestConsumerCrashes(t *testing.T) {
+	c := newCluster(t, 2, parts{env: []string{"FLASHGATE_PAYMENTS__WEBHOOK_SECRETS=" + paymentSecret}})
+	c.putSKU("shoe", map[string]any{"total": 1000})
+	const n = 80
+	orders := rush(n/2, 10, nil, func(i int) answer { return c.buyWithCoupon(i) })
+	c.nats.Kill()
+	orders = append(orders, rush(n/2, 10, nil, func(i int) answer { return c.buyWithCoupon(n/2 + i) })...)
+	noErrors(t, orders)
+	for i, o := range orders {
+		if o.code != 201 {
+			t.Fatalf("%+v", o)
+		}
+		c.pay(c.gates[i%2], fmt.Sprintf("event-%d", i), o.orderID)
+	}
+	c.nats.Restart(t)
+
+	nc, err := nats.Connect(c.nats.URL, nats.Timeout(5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"flashgate.coupons.redeem", "flashgate.inventory.deduct"} {
+		done := consumeCrashing(t, js, subject, n)
+		for _, o := range orders {
+			if done[o.orderID] != 1 {
+				t.Errorf("%s: order %s took effect %d times", subject, o.orderID, done[o.orderID])
+			}
+		}
+	}
+}
+
+func (c *cluster) buyWithCoupon(i int) answer {
+	user := fmt.Sprintf("buyer-%d", i)
+	req, _ := http.NewRequest("POST", c.gates[i%2].url+"/v1/skus/shoe/orders", strings.NewReader(fmt.Sprintf(`{"coupon":"SAVE-%d"}`, i)))
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-User-ID", user)
+	code, doc := c.call(req)
+	id, _ := doc["order_id"].(string)
+	return answer{buyer: user, code: code, orderID: id, status: fmt.Sprint(doc["status"])}
+}
+
+// consumeCrashing works a durable consumer that dies after every second message it
+// receives, before it acknowledges, until n orders have taken effect. Effects are
+// idempotent by event id, as every consumer's have to be.
+func consumeCrashing(t *testing.T, js jetstream.JetStream, subject string, n int) map[string]int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	cons, err := js.CreateConsumer(ctx, "FLASHGATE", jetstream.ConsumerConfig{
+		Durable: "crashing", FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy, AckWait: 300 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = js.DeleteConsumer(ctx, "FLASHGATE", "crashing") }()
+	seen := make(map[string]bool)
+	effects := make(map[string]int)
+	for received := 1; len(effects) < n; received++ {
+		msg, err := cons.Next(jetstream.FetchMaxWait(10 * time.Second))
+		if err != nil {
+			t.Fatalf("%s: after %d orders: %v", subject, len(effects), err)
+		}
+		var events []struct {
+			ID   string `json:"id"`
+			Data struct {
+				OrderID string `json:"order_id"`
+			} `json:"data"`
+		}
+		if err := json.Unmarshal(msg.Data(), &events); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if !seen[e.ID] {
+				seen[e.ID] = true
+				effects[e.Data.OrderID]++
+			}
+		}
+		if received%2 == 0 {
+			continue // dies here: the message comes again
+		}
+		if err := msg.Ack(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return effects
+}
