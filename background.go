@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
@@ -26,7 +27,8 @@ const (
 )
 
 // buildJobs schedules what runs beside the sale: each job in one gateway at a time, but
-// for the probes by which a gateway's own breakers learn.
+// for what concerns a gateway itself. The holder's name has a random part, because
+// containers share host names and process ids.
 func (a *app) buildJobs(reg *prometheus.Registry) (err error) {
 	repaired := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "flashgate_repairs_total", Help: "Rows of the ledger that disagreed with its orders, by table and whether they could be repaired.",
@@ -34,7 +36,7 @@ func (a *app) buildJobs(reg *prometheus.Registry) (err error) {
 	if err := reg.Register(repaired); err != nil {
 		return err
 	}
-	a.jobs, err = jobs.New(jobs.Config{Holder: instance(), Log: a.log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
+	a.jobs, err = jobs.New(jobs.Config{Holder: rand.Text()[:8] + "/" + instance(), Log: a.log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
 		jobs.Job{Name: "relay", Every: relayEvery, Run: a.relayOnce},
 		jobs.Job{Name: "reconcile", Every: a.cfg.Reconcile.Period, Run: a.reconcileOnce},
 		jobs.Job{Name: "drain", Every: drainEvery, Run: a.drainOnce},

@@ -235,3 +235,50 @@ func consumeCrashing(t *testing.T, js jetstream.JetStream, subject string, n int
 	}
 	return effects
 }
+
+// TestFrozenLeader stops the gateway that holds the lease of the expiry until another
+// has done its work, and wakes it: nothing is given back a second time.
+func TestFrozenLeader(t *testing.T) {
+	c := newCluster(t, 2, parts{})
+	c.putSKU("shoe", map[string]any{"total": 300, "pay_within": "4s", "per_user_limit": 1})
+	orders := rush(300, 20, nil, func(i int) answer {
+		return c.insist(i, "shoe", fmt.Sprintf("buyer-%d", i), "k", 20*time.Second)
+	})
+	noErrors(t, orders)
+	leader := c.leader("expire")
+	leader.Stop()
+	testenv.Eventually(t, 20*time.Second, func() bool {
+		return c.query("SELECT COUNT(*) FROM orders WHERE status = 'expired'") == 300
+	}, "the other gateway expires what the frozen one does not")
+	if c.leader("expire") == leader {
+		t.Error("the lease is still the frozen gateway's")
+	}
+	leader.Cont()
+	testenv.Eventually(t, 10*time.Second, func() bool { return c.buy(leader, "shoe", "thawed", "k").yes() }, "the thawed gateway sells")
+	for name, n := range map[string]int64{
+		"orders that changed once":   c.query("SELECT COUNT(*) FROM orders WHERE status = 'expired' AND version = 2"),
+		"units given back in all":    c.query("SELECT SUM(delta) FROM stock_moves WHERE sku = 'shoe' AND reason <> 'operator'"),
+		"units free, the thawed one": c.query("SELECT SUM(total - sold) FROM stock WHERE sku = 'shoe'") + 1,
+	} {
+		if n != 300 {
+			t.Errorf("%s: %d, want 300", name, n)
+		}
+	}
+	c.checkStock("shoe")
+}
+
+// leader is the gateway that holds a job's lease.
+func (c *cluster) leader(job string) *gate {
+	c.t.Helper()
+	var holder string
+	testenv.Eventually(c.t, 10*time.Second, func() bool {
+		return c.db.QueryRow("SELECT holder FROM job_leases WHERE name = ?", job).Scan(&holder) == nil
+	}, "somebody holds the lease of %s", job)
+	for _, g := range c.gates {
+		if strings.HasSuffix(holder, fmt.Sprintf("/%d", g.Pid())) {
+			return g
+		}
+	}
+	c.t.Fatalf("the lease of %s is held by %q", job, holder)
+	return nil
+}
