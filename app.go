@@ -212,7 +212,7 @@ func (a *app) buildGateway(reg *prometheus.Registry) (err error) {
 		DrainDelay: s.DrainDelay, ShutdownTimeout: s.ShutdownTimeout,
 		Logger: a.log.With("part", "gateway"), Registerer: reg, Gatherer: reg,
 	}, gateway.Deps{
-		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Orders: a.lifecycle(), Catalogue: catalogue{a.ledger, a.checkout}, Shield: guardedShield{a.shield, a.breakers.redis},
+		Queue: a.queue, SoldOut: a.checkout, Ledger: a.ledger, Orders: a.lifecycle(), Catalogue: catalogue{a.ledger, a.checkout, a.restocks}, Shield: guardedShield{a.shield, a.breakers.redis},
 		Breakers: a.breakers.panel(), Paths: a.checkout, Readiness: a.ledger, Auditor: reported{auditor},
 	})
 	return err

@@ -13,6 +13,7 @@ import (
 type catalogue struct {
 	*ledger.DB
 	checkout *checkout.Checkout
+	restocks *restocks
 }
 
 func (c catalogue) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error) {
@@ -36,5 +37,6 @@ func (c catalogue) AddStock(ctx context.Context, name string, delta int64) (sale
 func (c catalogue) changed(name string, err error) {
 	if err == nil {
 		c.checkout.Reload(name)
+		c.restocks.add(name)
 	}
 }

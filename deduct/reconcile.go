@@ -342,31 +342,26 @@ func (s *Shield) raise(ctx context.Context, soldOut []*look, rep *Report) error 
 }
 
 // Raise is repair rule c for one SKU, at once: to be called after units came back in the
-// ledger. An order that went around the shield while it was being loaded is unknown to
-// it, and so is that order's end; the SKU would stay sold out until the reconciler looks.
-// It reports false when something is tentative, so that it is too early to tell.
-func (s *Shield) Raise(ctx context.Context, sku *sale.SKU) (bool, error) {
+// ledger, and again for as long as anything of the SKU may be tentative. An order that
+// went around the shield while it was being loaded is unknown to it, and so is that
+// order's end; the SKU would stay sold out until the reconciler looks.
+func (s *Shield) Raise(ctx context.Context, sku *sale.SKU) error {
 	keys := make([]familyKey, segmentsOf(sku))
 	for segment := range keys {
 		keys[segment] = familyKey{tag: familyTag(sku.Name, segment), sku: sku.Name, segment: segment}
 	}
 	looks, err := s.look(ctx, keys)
 	if err != nil {
-		return false, err
+		return err
 	}
-	settled := true
 	var soldOut []*look
 	for _, l := range looks {
-		switch {
-		case l.left >= 1:
-		case l.tentative > 0:
-			settled = false
-		default:
+		if l.left < 1 && l.tentative == 0 {
 			soldOut = append(soldOut, l)
 		}
 	}
 	var rep Report
-	return settled, s.raise(ctx, soldOut, &rep)
+	return s.raise(ctx, soldOut, &rep)
 }
 
 // dueChecks picks the sold-out families to hold against the ledger now, those that
