@@ -61,13 +61,7 @@ func checkRestorable(o *sale.Order) error {
 	default:
 		return fmt.Errorf("status %q is not one of the ledger's", o.Status)
 	}
-	if err := sale.ValidateSKUName(o.SKU); err != nil {
-		return err
-	}
-	if err := sale.ValidateUser(o.User); err != nil {
-		return err
-	}
-	if err := sale.ValidateCoupon(o.Coupon); err != nil {
+	if err := sale.ValidateClaim(o.SKU, o.User, o.Coupon, o.Quantity); err != nil {
 		return err
 	}
 	if p := (sale.Payment{EventID: o.Payment}); o.Payment != "" && p.Validate() != nil {
@@ -76,7 +70,7 @@ func checkRestorable(o *sale.Order) error {
 	if o.Amount < 0 || len(o.Currency) > 3 || o.ReservedAt <= 0 || o.PayBy <= 0 {
 		return errors.New("amount, currency or times are not an order's")
 	}
-	return sale.ValidateQuantity(o.Quantity)
+	return nil
 }
 
 // distinctOrders is how many of the orders go into one transaction: no id twice.

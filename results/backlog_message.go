@@ -97,12 +97,8 @@ func (m *parkedMessage) check() error {
 // validateParked holds a parked claim against the limits of the domain.
 func validateParked(p *sale.Parked) error {
 	c := &p.Claim
-	for _, err := range []error{
-		sale.ValidateSKUName(c.SKU), sale.ValidateUser(c.User), sale.ValidateCoupon(c.Coupon), sale.ValidateQuantity(c.Quantity),
-	} {
-		if err != nil {
-			return err
-		}
+	if err := sale.ValidateClaim(c.SKU, c.User, c.Coupon, c.Quantity); err != nil {
+		return err
 	}
 	switch {
 	case p.Segment < 0 || p.Segment >= sale.MaxSegments:

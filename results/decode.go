@@ -133,16 +133,7 @@ func (e *event) order(kind sale.Kind, s shape) (sale.Order, error) {
 
 // validate holds the order against the limits of the domain.
 func validate(o *sale.Order) error {
-	if err := sale.ValidateSKUName(o.SKU); err != nil {
-		return err
-	}
-	if err := sale.ValidateUser(o.User); err != nil {
-		return err
-	}
-	if err := sale.ValidateCoupon(o.Coupon); err != nil {
-		return err
-	}
-	if err := sale.ValidateQuantity(o.Quantity); err != nil {
+	if err := sale.ValidateClaim(o.SKU, o.User, o.Coupon, o.Quantity); err != nil {
 		return err
 	}
 	switch {

@@ -186,6 +186,21 @@ func ValidateQuantity(n int64) error {
 	return nil
 }
 
+// ValidateClaim holds what a claim, and the order it becomes, is made of against the
+// limits of the domain, and returns the first error in the order of the arguments.
+func ValidateClaim(sku, user, coupon string, quantity int64) error {
+	if err := ValidateSKUName(sku); err != nil {
+		return err
+	}
+	if err := ValidateUser(user); err != nil {
+		return err
+	}
+	if err := ValidateCoupon(coupon); err != nil {
+		return err
+	}
+	return ValidateQuantity(quantity)
+}
+
 func visible(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {
