@@ -113,7 +113,7 @@ func chaos(t *testing.T, segments int) {
 func sellTheRest(t *testing.T, gates []*Shield, l *fakeLedger, sku *sale.SKU) {
 	ctx := context.Background()
 	users := 1_000_000
-	testenv.Eventually(t, 30*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		for _, s := range gates {
 			cs := claims(MaxBatch, users)
 			users += len(cs)

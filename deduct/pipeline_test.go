@@ -203,7 +203,7 @@ func TestRedisThatHangs(t *testing.T) {
 		t.Error(err)
 	}
 	server.Cont()
-	testenv.Eventually(t, 5*time.Second, func() bool { return s.Ping(context.Background()) == nil }, "Redis is back")
+	testenv.Eventually(t, func() bool { return s.Ping(context.Background()) == nil }, "Redis is back")
 	wantAnswers(t, deduct(t, s, &sku, claims(2, 1)), "11")
 }
 
@@ -283,7 +283,7 @@ func cluster(t *testing.T, n int) []string {
 			first = s
 		}
 		addrs = append(addrs, s.Addr)
-		defer testenv.Eventually(t, 20*time.Second, func() bool {
+		defer testenv.Eventually(t, func() bool {
 			info, err := s.Do("CLUSTER", "INFO")
 			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", n))
 		}, "the cluster forms")
@@ -325,7 +325,7 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	total := 0
-	testenv.Eventually(t, 5*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		rep, err := s.Reconcile(ctx)
 		if err != nil {
 			t.Fatal(err)

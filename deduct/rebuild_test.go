@@ -448,7 +448,7 @@ func TestRebuildWhileRedisRestarts(t *testing.T) {
 	s := newShield(t, server.Addr, l)
 	var once sync.Once
 	l.hooks["orders chunk"] = func() { once.Do(func() { server.Kill(); server.Restart(t) }) }
-	testenv.Eventually(t, 10*time.Second, func() bool { return s.Rebuild(context.Background(), &sku) == nil }, "the shield is loaded after the restart")
+	testenv.Eventually(t, func() bool { return s.Rebuild(context.Background(), &sku) == nil }, "the shield is loaded after the restart")
 	wantAnswers(t, deduct(t, s, &sku, bought[:3]), "222")
 	if n := left(t, s, &sku); n != 1500 {
 		t.Errorf("%d units left, want 1500", n)
@@ -470,7 +470,7 @@ func TestRebuildWhileAStaleReplicaIsPromoted(t *testing.T) {
 	var once sync.Once
 	l.hooks["orders chunk"] = func() {
 		once.Do(func() { // the replica has the first chunk only
-			testenv.Eventually(t, 10*time.Second, func() bool {
+			testenv.Eventually(t, func() bool {
 				return replica.MustDo(t, "DBSIZE") == master.MustDo(t, "DBSIZE")
 			}, "the replica has the first chunk")
 			replica.Stop()
@@ -483,7 +483,7 @@ func TestRebuildWhileAStaleReplicaIsPromoted(t *testing.T) {
 		replica.Promote(t)
 		proxy.Retarget(replica.Addr)
 	}
-	testenv.Eventually(t, 10*time.Second, func() bool { return s.Rebuild(context.Background(), &sku) == nil }, "the shield is loaded on the new master")
+	testenv.Eventually(t, func() bool { return s.Rebuild(context.Background(), &sku) == nil }, "the shield is loaded on the new master")
 	wantAnswers(t, deduct(t, s, &sku, bought[2096:]), "2222")
 	if n := left(t, s, &sku); n != 900 {
 		t.Errorf("%d units left, want 900", n)

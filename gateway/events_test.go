@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flashgate/internal/testenv"
 	"flashgate/sale"
 )
 
@@ -191,7 +192,7 @@ func TestEvents(t *testing.T) {
 	if again := r.follow(t, o.ID, "Last-Event-ID: "+o.ID.String()+"/paid"); again.resp.StatusCode != 204 {
 		t.Errorf("who knows the end hears %d", again.resp.StatusCode)
 	}
-	eventually(t, "the stream is given back", func() bool { return r.g.openStreams() == 0 })
+	testenv.Eventually(t, func() bool { return r.g.openStreams() == 0 }, "the stream is given back")
 }
 
 // Refusals are told as rejected orders, which ends the stream.
@@ -298,10 +299,10 @@ func TestEventsAreBounded(t *testing.T) {
 	get(o.ID, "ann").check(t, 429, "rate_limited")
 	c := r.dial(t)
 	_, _ = io.WriteString(c, "GET /v1/orders/"+id.String()+"/events HTTP/1.1\r\nHost: a\r\nX-User-ID: bob\r\n\r\n")
-	eventually(t, "bob follows", func() bool { return r.g.openStreams() == 3 })
+	testenv.Eventually(t, func() bool { return r.g.openStreams() == 3 }, "bob follows")
 	get(id, "bob").check(t, 503, "unavailable")
 	_ = first.conn.Close()
-	eventually(t, "the closed one is noticed", func() bool { return r.g.openStreams() == 2 })
+	testenv.Eventually(t, func() bool { return r.g.openStreams() == 2 }, "the closed one is noticed")
 	r.follow(t, o.ID).order(o.ID, "reserved")
 	_, _ = c.Close(), second.conn.Close()
 }
@@ -460,7 +461,7 @@ func TestMemoryOfStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all are followed", func() bool { return r.g.openStreams() == clients })
+	testenv.Eventually(t, func() bool { return r.g.openStreams() == clients }, "all are followed")
 	each := (in() - before) / clients
 	t.Logf("%d bytes and %.2f goroutines per stream, its client included", each, float64(runtime.NumGoroutine()-goroutines)/clients)
 	if each > most && !underRace {

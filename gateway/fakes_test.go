@@ -431,16 +431,4 @@ func reserved(c *sale.Claim) (sale.Verdict, bool) {
 	return sale.Verdict{Outcome: sale.Reserved, Order: &o}, true
 }
 
-// eventually polls until cond holds.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); !cond(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within five seconds", what)
-		}
-	}
-}
-
 var errElse = errors.New("something else")

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"flashgate/internal/testenv"
 	"flashgate/sale"
 )
 
@@ -192,20 +193,20 @@ func TestClientGoesAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := sale.DeriveOrderID("phone", "ann", "k")
-	eventually(t, "the claim is queued", func() bool { return r.queue.Find(id) != nil })
+	testenv.Eventually(t, func() bool { return r.queue.Find(id) != nil }, "the claim is queued")
 	_ = c.Close()
 	ticket := r.queue.Find(id)
 	v, _ := reserved(ticket.Claim)
 	ticket.Resolve(v)
 	open := func() int64 { return r.g.buyers.ln.Load().open.Load() }
-	eventually(t, "the connection is given back", func() bool { return open() == 0 })
+	testenv.Eventually(t, func() bool { return open() == 0 }, "the connection is given back")
 }
 
 func TestTooManyConnections(t *testing.T) {
 	r := serve(t, func(c *Config) { c.MaxConnections = 2 })
 	a, b := r.dial(t), r.dial(t)
 	counted := r.g.buyers.ln.Load()
-	eventually(t, "both are open", func() bool { return counted.open.Load() == 2 })
+	testenv.Eventually(t, func() bool { return counted.open.Load() == 2 }, "both are open")
 	resp, err := http.ReadResponse(bufio.NewReader(r.dial(t)), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +217,7 @@ func TestTooManyConnections(t *testing.T) {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 	_, _ = a.Close(), b.Close()
-	eventually(t, "both are closed", func() bool { return counted.open.Load() == 0 })
+	testenv.Eventually(t, func() bool { return counted.open.Load() == 0 }, "both are closed")
 	if status, _, _ := r.send(t, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"); status != 200 {
 		t.Errorf("room again: %d", status)
 	}
@@ -232,7 +233,7 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := sale.DeriveOrderID("phone", "ann", "k")
-	eventually(t, "the claim is queued", func() bool { return r.queue.Find(id) != nil })
+	testenv.Eventually(t, func() bool { return r.queue.Find(id) != nil }, "the claim is queued")
 	kept := r.dial(t)
 	reader := bufio.NewReader(kept)
 	ask := func(raw string) int {
@@ -252,17 +253,17 @@ func TestDrain(t *testing.T) {
 		t.Fatalf("readyz before: %d", status)
 	}
 	r.cancel()
-	eventually(t, "readyz says no", func() bool { return r.g.draining.Load() })
+	testenv.Eventually(t, func() bool { return r.g.draining.Load() }, "readyz says no")
 	if status := ask(readyz); status != 503 {
 		t.Errorf("readyz while draining: %d", status)
 	}
-	eventually(t, "the listener is closed", func() bool {
+	testenv.Eventually(t, func() bool {
 		extra, err := net.Dial("tcp", r.g.BuyersAddr().String())
 		if err == nil {
 			_ = extra.Close()
 		}
 		return err != nil
-	})
+	}, "the listener is closed")
 	if resp, err := http.Get("http://" + r.g.OperatorsAddr().String() + "/livez"); err != nil {
 		t.Errorf("operators while buyers drain: %v", err)
 	} else {
@@ -314,7 +315,7 @@ func TestDrainDeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	counted := r.g.buyers.ln.Load()
-	eventually(t, "it is open", func() bool { return counted.open.Load() == 1 })
+	testenv.Eventually(t, func() bool { return counted.open.Load() == 1 }, "it is open")
 	r.cancel()
 	<-r.done
 	if r.err == nil || !strings.Contains(r.err.Error(), "in flight") {
@@ -322,7 +323,7 @@ func TestDrainDeadline(t *testing.T) {
 	}
 	r.err = nil
 	_ = c.Close()
-	eventually(t, "the handler has ended", func() bool { return counted.open.Load() == 0 })
+	testenv.Eventually(t, func() bool { return counted.open.Load() == 0 }, "the handler has ended")
 }
 
 func TestListenTellsErrors(t *testing.T) {
@@ -350,7 +351,7 @@ func TestMarks(t *testing.T) {
 			t.Fatalf("%d %s", status, body)
 		}
 		id := sale.DeriveOrderID("phone", user, "k")
-		eventually(t, user+"'s mark", func() bool { return r.shield.has(id) })
+		testenv.Eventually(t, func() bool { return r.shield.has(id) }, "%s's mark", user)
 	}
 	r.queue.answer(sale.Verdict{Outcome: sale.SoldOut}) // decided at once: in no line
 	decided := sale.DeriveOrderID("phone", "cat", "k")
@@ -358,7 +359,7 @@ func TestMarks(t *testing.T) {
 	if status, _, _ := r.send(t, raw); status != 202 {
 		t.Fatal("not queued")
 	}
-	eventually(t, "the writer has looked", func() bool { return len(r.g.marks.pending) == 0 })
+	testenv.Eventually(t, func() bool { return len(r.g.marks.pending) == 0 }, "the writer has looked")
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -453,7 +454,7 @@ func TestMemoryOfWaitingConnections(t *testing.T) {
 		}
 	}
 	waiting := func() int { r.queue.mu.Lock(); defer r.queue.mu.Unlock(); return len(r.queue.waiting) }
-	eventually(t, "all wait", func() bool { return waiting() == buyers })
+	testenv.Eventually(t, func() bool { return waiting() == buyers }, "all wait")
 	each := (in() - before) / buyers
 	t.Logf("%d bytes per waiting connection, its client included", each)
 	if each > most && !underRace {

@@ -101,7 +101,7 @@ func (b *bed) open(change ...func(*Config)) *DB {
 			b.t.Errorf("Run: %v", runErr)
 		}
 	})
-	testenv.Eventually(b.t, 30*time.Second, db.Ready, "the ledger is ready")
+	testenv.Eventually(b.t, db.Ready, "the ledger is ready")
 	return db
 }
 

@@ -25,7 +25,7 @@ func TestCatalogSeesOthersChanges(t *testing.T) {
 		// Here it is remembered as unknown, for longer than a second.
 		start := time.Now()
 		var first *sale.SKU
-		testenv.Eventually(t, time.Second, func() bool {
+		testenv.Eventually(t, func() bool {
 			var err error
 			first, err = here.SKU(t.Context(), "shoe")
 			return err == nil
@@ -41,7 +41,7 @@ func TestCatalogSeesOthersChanges(t *testing.T) {
 		if own, err := there.SKU(t.Context(), "shoe"); err != nil || own.State != paused {
 			t.Errorf("its own change is not seen at once: %+v, %v", own, err)
 		}
-		testenv.Eventually(t, time.Second, func() bool {
+		testenv.Eventually(t, func() bool {
 			s, err := here.SKU(t.Context(), "shoe")
 			return err == nil && s.State == paused && s.Version == 2
 		}, "a change is seen")
@@ -132,7 +132,7 @@ func TestCatalogServesWhileTheDatabaseIsAway(t *testing.T) {
 	}
 	server.Restart(t)
 	b.exec("UPDATE skus SET title = 'Boot', version = 2, changed_at = ? WHERE sku = 'shoe'", db.Now())
-	testenv.Eventually(t, 10*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		sku, err := db.SKU(ctx, "shoe")
 		return err == nil && sku.Title == "Boot"
 	}, "changes are seen after the database's return")

@@ -33,7 +33,7 @@ func TestPrimaryIsDemoted(t *testing.T) {
 
 	p.Retarget(next.Addr)
 	before.exec("SET GLOBAL read_only = 1")
-	testenv.Eventually(t, 15*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		_, err := db.Commit(ctx, admitted(sku, late...))
@@ -42,7 +42,7 @@ func TestPrimaryIsDemoted(t *testing.T) {
 	if n := after.number("SELECT COUNT(*) FROM orders"); n != 10 {
 		t.Errorf("%d orders on the new primary, want 10", n)
 	}
-	testenv.Eventually(t, 5*time.Second, func() bool { return readBySeveral(t, db, late) == len(late) }, "reads are of the new primary")
+	testenv.Eventually(t, func() bool { return readBySeveral(t, db, late) == len(late) }, "reads are of the new primary")
 }
 
 // readBySeveral looks the claims up on several connections at a time and returns the

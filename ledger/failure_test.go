@@ -193,7 +193,7 @@ func (l *rowLock) sellTheLast() {
 // awaitStatement waits until so many connections execute something that holds text.
 func (b *bed) awaitStatement(text string, n int64) {
 	b.t.Helper()
-	testenv.Eventually(b.t, 10*time.Second, func() bool {
+	testenv.Eventually(b.t, func() bool {
 		return b.number("SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ? AND id <> CONNECTION_ID() AND db = DATABASE()", "%"+text+"%") == n
 	}, "%d connections execute %s", n, text)
 }
@@ -301,7 +301,7 @@ func TestDatabaseGoesAndComes(t *testing.T) {
 		t.Fatalf("before the database was there: %v", err)
 	}
 	p.Refuse(false)
-	testenv.Eventually(t, 10*time.Second, db.Ready, "ready")
+	testenv.Eventually(t, db.Ready, "ready")
 	commit := func(prefix string) error {
 		_, err := db.Commit(t.Context(), admitted(sku, claims(sku, prefix, 2)...))
 		return err
@@ -314,7 +314,7 @@ func TestDatabaseGoesAndComes(t *testing.T) {
 		t.Fatalf("while the database is away: %v, %v", err, db.Err())
 	}
 	p.Refuse(false)
-	testenv.Eventually(t, 10*time.Second, func() bool { return commit("c") == nil }, "commits again")
+	testenv.Eventually(t, func() bool { return commit("c") == nil }, "commits again")
 	if err := commit("d"); err != nil || db.Err() != nil {
 		t.Fatal(err, db.Err())
 	}
@@ -361,11 +361,11 @@ func TestServerCrash(t *testing.T) {
 	}
 	for range 2 {
 		before := count()
-		testenv.Eventually(t, 30*time.Second, func() bool { return count() > before+200 }, "orders are committed")
+		testenv.Eventually(t, func() bool { return count() > before+200 }, "orders are committed")
 		server.Restart(t)
 	}
 	before := count()
-	testenv.Eventually(t, 30*time.Second, func() bool { return count() > before }, "orders are committed again")
+	testenv.Eventually(t, func() bool { return count() > before }, "orders are committed again")
 	close(stop)
 	wg.Wait()
 	ids := make([]sale.OrderID, 0, len(reserved))

@@ -192,7 +192,7 @@ func TestALimitIsSetInBetween(t *testing.T) {
 			}()
 			waits := d.name != "pay" // which needs no stock
 			if waits {
-				testenv.Eventually(t, 3*time.Second, func() bool {
+				testenv.Eventually(t, func() bool {
 					return b.number("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'UPDATE stock SET total%'") == 1
 				}, "it waits for the stock row")
 			}

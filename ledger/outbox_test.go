@@ -63,7 +63,7 @@ func TestOutboxRows(t *testing.T) {
 
 		db.Acked([]int64{pending[1].ID, pending[0].ID})
 		db.Acked([]int64{pending[2].ID, pending[3].ID, pending[3].ID})
-		testenv.Eventually(t, 5*time.Second, func() bool { return b.number("SELECT COUNT(*) FROM outbox") == 0 }, "acknowledged rows are deleted")
+		testenv.Eventually(t, func() bool { return b.number("SELECT COUNT(*) FROM outbox") == 0 }, "acknowledged rows are deleted")
 	})
 }
 
@@ -215,7 +215,7 @@ func TestShutdownAnswersWhatWasAccepted(t *testing.T) {
 				t.Errorf("Run: %v", err)
 			}
 		})
-		testenv.Eventually(t, 10*time.Second, db.Ready, "ready")
+		testenv.Eventually(t, db.Ready, "ready")
 		sku := b.sku("shoe", 100_000, 0)
 		var mu sync.Mutex
 		reserved := 0
@@ -263,7 +263,7 @@ func TestWithdrawnClaimsAreNotCommitted(t *testing.T) {
 	var err error
 	var second sync.WaitGroup
 	second.Go(func() { _, err = db.Commit(ctx, admitted(sku, claims(sku, "second", 1)...)) })
-	testenv.Eventually(t, 5*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		db.queue.mu.Lock()
 		defer db.queue.mu.Unlock()
 		return len(db.queue.waiting) == 1

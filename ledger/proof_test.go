@@ -106,12 +106,12 @@ func TestReadOnlyServerIsWaitedFor(t *testing.T) {
 		}
 	}()
 	go func() { done <- db.Run(ctx) }()
-	testenv.Eventually(t, 10*time.Second, func() bool { return db.Err() != nil }, "the replica is noticed")
+	testenv.Eventually(t, func() bool { return db.Err() != nil }, "the replica is noticed")
 	if db.Ready() {
 		t.Error("ready on a replica")
 	}
 	b.exec("SET GLOBAL read_only = 0")
-	testenv.Eventually(t, 10*time.Second, db.Ready, "the promoted server is used")
+	testenv.Eventually(t, db.Ready, "the promoted server is used")
 }
 
 func TestMigrateAgainAndTogether(t *testing.T) {

@@ -404,7 +404,7 @@ func TestAnAnswerThatDoesNotComeIsUnknown(t *testing.T) {
 	b := newBacklog(t, c, BacklogConfig{ResendAfter: 50 * time.Millisecond})
 	mustPark(t, b, "shoe", wishes("shoe", 0, 1))
 	n.Stop()
-	testenv.Eventually(t, 5*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		return c.Ping(ctx) != nil
@@ -418,12 +418,12 @@ func TestAnAnswerThatDoesNotComeIsUnknown(t *testing.T) {
 	}
 	n.Cont()
 	// However often each was sent, it stands in the stream once.
-	testenv.Eventually(t, 10*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		counts, err := b.look(t.Context())
 		return err == nil && counts["shoe"] == 4
 	}, "the claims arrive")
 	var s settled
-	testenv.Eventually(t, 10*time.Second, func() bool { return b.Drain(t.Context(), s.settle) == nil }, "drained")
+	testenv.Eventually(t, func() bool { return b.Drain(t.Context(), s.settle) == nil }, "drained")
 	if got := s.of("shoe"); !slices.Equal(got, users(wishes("shoe", 0, 4))) {
 		t.Errorf("settled %v", got)
 	}

@@ -125,7 +125,7 @@ func connect(t *testing.T, cfg Config) *Conn {
 func connected(t *testing.T, cfg Config) *Conn {
 	t.Helper()
 	c := connect(t, cfg)
-	testenv.Eventually(t, 10*time.Second, c.Ready, "the streams stand")
+	testenv.Eventually(t, c.Ready, "the streams stand")
 	return c
 }
 

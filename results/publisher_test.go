@@ -68,7 +68,7 @@ func TestPublisherLeavesLaterStatesToTheRelay(t *testing.T) {
 		o.commit(sale.KindPaid, later), o.commit(sale.KindInventoryDeduct, later),
 	}
 	p.Publish(rows)
-	testenv.Eventually(t, 5*time.Second, func() bool { return o.pending() == 2 }, "the first states are acknowledged")
+	testenv.Eventually(t, func() bool { return o.pending() == 2 }, "the first states are acknowledged")
 	stop()
 	for _, m := range readAll(t, c) {
 		if m.kind != sale.KindReserved && m.kind != sale.KindCouponRedeem {
@@ -87,7 +87,7 @@ func TestPublisherGivesUpRowsWithoutAStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	testenv.Eventually(t, 10*time.Second, c.Connected, "connected")
+	testenv.Eventually(t, c.Connected, "connected")
 	o := newOutbox()
 	p, err := NewPublisher(PublisherConfig{Acked: o.Acked}, c)
 	if err != nil {
@@ -96,7 +96,7 @@ func TestPublisherGivesUpRowsWithoutAStream(t *testing.T) {
 	during(t, p.Run)
 	row := o.commit(sale.KindReserved, sold("phone", "ada", 1))
 	p.Publish([]sale.OutboxRow{row})
-	testenv.Eventually(t, 5*time.Second, func() bool { return !p.Holds(row.ID) }, "the row is given up")
+	testenv.Eventually(t, func() bool { return !p.Holds(row.ID) }, "the row is given up")
 	if o.ackedRows() != 0 {
 		t.Error("a row that no stream stores counts as acknowledged")
 	}
@@ -192,13 +192,13 @@ func TestServerAwayAtTheStart(t *testing.T) {
 		t.Error("connected to a server that is away")
 	}
 	n.Restart(t)
-	testenv.Eventually(t, 5*time.Second, c.Ready, "the streams stand soon after the server came")
+	testenv.Eventually(t, c.Ready, "the streams stand soon after the server came")
 	if err := c.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
 	n.Stop()
 	// A signal takes a moment to reach all of the server's threads.
-	testenv.Eventually(t, 5*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		return errors.Is(c.Ping(ctx), context.DeadlineExceeded)
@@ -253,10 +253,10 @@ func TestKilledInMidPublish(t *testing.T) {
 			n.Restart(t)
 		}
 		if i%50 == 0 {
-			testenv.Eventually(t, time.Second, func() bool { return o.ackedRows() > states/2 || !n.Running() || i < 100 }, "something gets through")
+			testenv.Eventually(t, func() bool { return o.ackedRows() > states/2 || !n.Running() || i < 100 }, "something gets through")
 		}
 	}
-	testenv.Eventually(t, 30*time.Second, func() bool { return o.pending() == 0 }, "every row is acknowledged in the end")
+	testenv.Eventually(t, func() bool { return o.pending() == 0 }, "every row is acknowledged in the end")
 	all := readAll(t, c)
 	if got := checkOrder(t, all); got != states {
 		t.Errorf("the stream has %d states, %d were committed", got, states)
@@ -275,7 +275,7 @@ func BenchmarkPublisher(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	testenv.Eventually(b, 10*time.Second, c.Connected, "connected")
+	testenv.Eventually(b, c.Connected, "connected")
 	if err := c.EnsureStreams(b.Context()); err != nil {
 		b.Fatal(err)
 	}

@@ -168,7 +168,7 @@ func TestEachEventThroughBrokenConnections(t *testing.T) {
 		if !errors.Is(err, sale.ErrUnavailable) {
 			t.Fatal(err)
 		}
-		testenv.Eventually(t, 10*time.Second, c.Connected, "connected again")
+		testenv.Eventually(t, c.Connected, "connected again")
 	}
 	if got != messages || cuts != 3 {
 		t.Errorf("%d messages, %d cuts", got, cuts)

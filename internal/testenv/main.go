@@ -5,7 +5,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 )
@@ -49,28 +48,5 @@ func Leaks() []goleak.Option {
 	return []goleak.Option{
 		goleak.IgnoreAnyFunction("flashgate/internal/testenv.(*run).reap"),
 		goleak.IgnoreAnyFunction("database/sql.(*DB).connectionOpener"),
-	}
-}
-
-// Eventually calls fn until it returns true, and fails the test when it has not
-// within the timeout.
-func Eventually(t testing.TB, timeout time.Duration, fn func() bool, msg string, args ...any) {
-	t.Helper()
-	if !poll(timeout, fn) {
-		t.Fatalf("not within %v: %s", timeout, fmt.Sprintf(msg, args...))
-	}
-}
-
-// poll starts eagerly and slows down to a look every 20 ms.
-func poll(timeout time.Duration, fn func() bool) bool {
-	deadline := time.Now().Add(timeout)
-	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		if fn() {
-			return true
-		}
-		if time.Now().After(deadline) {
-			return false
-		}
-		time.Sleep(pause)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	_ "github.com/go-sql-driver/mysql" // the driver behind database/sql
 )
@@ -93,7 +92,7 @@ func (s *MariaDBServer) exec(t testing.TB, query string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	if _, err := db.ExecContext(ctx, query); err != nil {
 		t.Fatalf("%s: %v", query, err)
@@ -119,8 +118,8 @@ func (s *MariaDBServer) awaitReady() error {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	return s.await(90*time.Second, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	return s.await(Patience, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), Patience/4)
 		defer cancel()
 		return db.PingContext(ctx)
 	})

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // NATSServer is a nats-server with JetStream on disk. Stop, Cont, Kill and the like
@@ -59,8 +58,8 @@ func (n *NATSServer) Restart(t testing.TB) {
 
 // awaitReady waits until JetStream has recovered its streams.
 func (n *NATSServer) awaitReady() error {
-	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	return n.await(20*time.Second, func() error {
+	client := http.Client{Timeout: Patience / 4, Transport: &http.Transport{DisableKeepAlives: true}}
+	return n.await(Patience, func() error {
 		res, err := client.Get(n.health)
 		if err != nil {
 			return err

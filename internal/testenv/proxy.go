@@ -174,7 +174,7 @@ func (p *Proxy) serve(client net.Conn) {
 	if refuse || !p.gate(0) {
 		return
 	}
-	server, err := net.DialTimeout("tcp", target, 5*time.Second)
+	server, err := net.DialTimeout("tcp", target, Patience/4)
 	if err != nil {
 		return
 	}

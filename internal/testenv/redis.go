@@ -45,7 +45,7 @@ func Redis(t testing.TB, extra ...string) *RedisServer {
 func RedisReplica(t testing.TB, of *RedisServer) *RedisServer {
 	t.Helper()
 	r := Redis(t, "--replicaof", "127.0.0.1 "+strconv.Itoa(of.Port))
-	Eventually(t, 10*time.Second, func() bool {
+	Eventually(t, func() bool {
 		info, err := r.Do("INFO", "replication")
 		return err == nil && strings.Contains(info, "master_link_status:up")
 	}, "the replica catches up")
@@ -53,7 +53,7 @@ func RedisReplica(t testing.TB, of *RedisServer) *RedisServer {
 }
 
 func (r *RedisServer) awaitReady() error {
-	return r.await(10*time.Second, func() error {
+	return r.await(Patience, func() error {
 		_, err := r.Do("PING")
 		return err
 	})
@@ -97,12 +97,12 @@ func (r *RedisServer) MustDo(t testing.TB, args ...string) string {
 // the elements of an array stand one per line. It needs no client library, so that
 // tests may look at the server past the code under test.
 func (r *RedisServer) Do(args ...string) (string, error) {
-	conn, err := net.DialTimeout("tcp", r.Addr, time.Second)
+	conn, err := net.DialTimeout("tcp", r.Addr, Patience/4)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(Patience / 4))
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%d\r\n", len(args))
 	for _, a := range args {

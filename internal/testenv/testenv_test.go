@@ -33,7 +33,7 @@ func TestRedisForgetsWhenKilledAndReplicaIsPromoted(t *testing.T) {
 	r := Redis(t)
 	r.MustDo(t, "SET", "k", "v")
 	replica := RedisReplica(t, r)
-	Eventually(t, 5*time.Second, func() bool {
+	Eventually(t, func() bool {
 		v, err := replica.Do("GET", "k")
 		return err == nil && v == "v"
 	}, "the replica has the key")
@@ -65,7 +65,7 @@ func TestMariaDBKeepsWhatItCommitted(t *testing.T) {
 	}
 	m.Restart(t)
 	var a int
-	Eventually(t, 5*time.Second, func() bool {
+	Eventually(t, func() bool {
 		return db.QueryRow("SELECT a FROM x").Scan(&a) == nil
 	}, "the table is read again")
 	if a != 7 {
@@ -121,7 +121,7 @@ func TestChildrenDieWithTheTest(t *testing.T) {
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	Eventually(t, 5*time.Second, func() bool { return !alive(pid) }, "the sleeper ends with its parent")
+	Eventually(t, func() bool { return !alive(pid) }, "the sleeper ends with its parent")
 }
 
 // alive does not count a process that has ended and waits to be reaped.
@@ -201,7 +201,7 @@ func TestProxyRefusesPausesAndCuts(t *testing.T) {
 
 func TestTerminateTellsHowAProcessEnded(t *testing.T) {
 	p := StartProcess(t, "sh", Spec{Path: "/bin/sh", Args: []string{"-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done"}})
-	Eventually(t, 5*time.Second, func() bool { return strings.Contains(p.Output(), "up") }, "sh is up")
+	Eventually(t, func() bool { return strings.Contains(p.Output(), "up") }, "sh is up")
 	err := p.Terminate(5 * time.Second)
 	exit, ok := err.(*exec.ExitError)
 	if !ok || exit.ExitCode() != 3 || !strings.Contains(p.Output(), "bye") {

@@ -80,7 +80,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.db.Close(); http.DefaultClient.CloseIdleConnections() })
-	testenv.Eventually(t, 30*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		a, errA := http.Get(r.url + "/readyz")
 		b, errB := http.Get(r.bareURL + "/")
 		if errA == nil {

@@ -36,7 +36,7 @@ func TestAuditOfDev(t *testing.T) {
 	for range 3 {
 		sh(t, d.curl+" -s")
 	}
-	testenv.Eventually(t, 20*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		req, _ := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/v1/audit", admin), nil)
 		req.Header.Set("Authorization", "Bearer "+d.key)
 		res, err := http.DefaultClient.Do(req)

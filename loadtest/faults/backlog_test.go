@@ -38,7 +38,7 @@ func (c *cluster) order(g *gate, user, id string) (code int, status, reason stri
 func (c *cluster) awaitBreaker(name, state string, limit time.Duration) {
 	c.t.Helper()
 	for _, g := range c.running() {
-		testenv.Eventually(c.t, limit, func() bool {
+		testenv.Eventually(c.t, func() bool {
 			req, _ := http.NewRequest("GET", g.admin+"/v1/breakers", nil)
 			req.Header.Set("Authorization", "Bearer "+adminKey)
 			res, err := c.http.Do(req)
@@ -100,7 +100,7 @@ func (c *cluster) warm(sku string, n int) []answer {
 			c.t.Fatalf("%+v", a)
 		}
 	}
-	testenv.Eventually(c.t, 10*time.Second, func() bool {
+	testenv.Eventually(c.t, func() bool {
 		_, doc := c.operate("GET", "/v1/skus/"+sku, nil)
 		return doc["shield_left"] != nil
 	}, "the shield of %s is loaded", sku)
@@ -187,7 +187,7 @@ func TestLedgerAwayQueuesBuyers(t *testing.T) {
 	before := c.metric("flashgate_backlog_drained_total")
 	c.maria.Restart(t)
 	back := time.Now()
-	testenv.Eventually(t, 5*time.Second, func() bool { return c.metric("flashgate_backlog_drained_total") > before }, "the drain begins")
+	testenv.Within(t, 5*time.Second, func() bool { return c.metric("flashgate_backlog_drained_total") > before }, "the drain begins")
 	t.Logf("the drain began within %v", time.Since(back))
 
 	// Others buy on while the backlog is drained, until nothing is left.
@@ -243,7 +243,7 @@ func TestDrainersDieAndFreeze(t *testing.T) {
 	// drainer is the gateway that has drained something since it was last looked at.
 	seen := make(map[*gate]float64)
 	drainer := func() (found *gate) {
-		testenv.Eventually(t, 15*time.Second, func() bool {
+		testenv.Eventually(t, func() bool {
 			for _, g := range c.running() {
 				n := c.metricOf(g, "flashgate_backlog_drained_total")
 				if n > seen[g] {
@@ -261,7 +261,7 @@ func TestDrainersDieAndFreeze(t *testing.T) {
 	frozen := drainer()
 	frozen.Stop()
 	t.Logf("frozen with %d left", left())
-	testenv.Eventually(t, 20*time.Second, func() bool { return left() == 0 }, "others drain the rest")
+	testenv.Eventually(t, func() bool { return left() == 0 }, "others drain the rest")
 	frozen.Cont()
 	if ends := c.verdicts(queued, 30*time.Second); ends["200 reserved "] != while {
 		t.Errorf("verdicts: %v", ends)
@@ -282,7 +282,7 @@ func TestNATSRestartsWhileTheLedgerIsAway(t *testing.T) {
 	restarted := make(chan struct{})
 	go func() { // joined by <-restarted below
 		defer close(restarted)
-		testenv.Eventually(t, 30*time.Second, func() bool { return progress.Load() > 500 }, "a third is queued")
+		testenv.Eventually(t, func() bool { return progress.Load() > 500 }, "a third is queued")
 		c.nats.Restart(t)
 	}()
 	answers := rush(1488, 100, &progress, func(i int) answer {

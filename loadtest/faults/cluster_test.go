@@ -125,7 +125,7 @@ func (c *cluster) startGate(i int) *gate {
 
 func (c *cluster) awaitReady(g *gate) {
 	c.t.Helper()
-	testenv.Eventually(c.t, 30*time.Second, func() bool {
+	testenv.Eventually(c.t, func() bool {
 		res, err := c.http.Get(g.url + "/readyz")
 		if err != nil {
 			return false
@@ -182,7 +182,7 @@ func (c *cluster) putSKU(sku string, fields map[string]any) {
 		c.t.Fatalf("PUT %s: %d", sku, code)
 	}
 	for _, g := range c.gates {
-		testenv.Eventually(c.t, 5*time.Second, func() bool {
+		testenv.Eventually(c.t, func() bool {
 			res, err := c.http.Get(g.url + "/v1/skus/" + sku)
 			if err != nil {
 				return false

@@ -134,7 +134,7 @@ func (c *cluster) results(sku string) map[string]int {
 func (c *cluster) checkPublished(sku string, orders map[string]bool, within time.Duration) {
 	c.t.Helper()
 	var seen map[string]int
-	testenv.Eventually(c.t, within, func() bool {
+	testenv.Eventually(c.t, func() bool {
 		seen = c.results(sku)
 		return len(seen) >= len(orders)
 	}, "%d results on NATS", len(orders))

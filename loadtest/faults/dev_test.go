@@ -31,7 +31,7 @@ func startDev(t *testing.T, p *testenv.Process) *dev {
 			t.Fatal(err)
 		}
 	}
-	testenv.Eventually(t, 60*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		out := p.Output()[from:]
 		for line := range strings.Lines(out) {
 			line = strings.TrimRight(line, "\n")

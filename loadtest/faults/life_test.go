@@ -75,7 +75,7 @@ func TestGivenBackUnitsAreSoldAgain(t *testing.T) {
 	soldOut()
 	c.cancel(c.gates[0], first)
 	var again answer
-	testenv.Eventually(t, time.Second, func() bool {
+	testenv.Within(t, time.Second, func() bool {
 		again = c.buy(c.gates[1], "shoe", "clara", "")
 		return again.code == 201
 	}, "the cancelled unit is on sale on the other gateway")
@@ -85,12 +85,12 @@ func TestGivenBackUnitsAreSoldAgain(t *testing.T) {
 	}
 	soldOut()
 	c.cancel(c.gates[1], second)
-	testenv.Eventually(t, time.Second, func() bool {
+	testenv.Within(t, time.Second, func() bool {
 		return c.buy(c.gates[0], "shoe", "anna", "once-more").code == 201
 	}, "the other way round")
 	soldOut()
 	// Nobody pays: both units come back, at most three seconds late.
-	testenv.Eventually(t, 6*time.Second+3*time.Second+time.Second, func() bool {
+	testenv.Within(t, 6*time.Second+3*time.Second+time.Second, func() bool {
 		return c.buy(c.gates[0], "shoe", "dora", "k").yes() && c.buy(c.gates[1], "shoe", "emma", "k").yes()
 	}, "expired units are on sale on both gateways")
 	if n := c.query("SELECT COUNT(*) FROM orders WHERE sku = 'shoe' AND status = 'expired'"); n != 2 {
@@ -247,14 +247,14 @@ func TestFrozenLeader(t *testing.T) {
 	noErrors(t, orders)
 	leader := c.leader("expire")
 	leader.Stop()
-	testenv.Eventually(t, 20*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		return c.query("SELECT COUNT(*) FROM orders WHERE status = 'expired'") == 300
 	}, "the other gateway expires what the frozen one does not")
 	if c.leader("expire") == leader {
 		t.Error("the lease is still the frozen gateway's")
 	}
 	leader.Cont()
-	testenv.Eventually(t, 10*time.Second, func() bool { return c.buy(leader, "shoe", "thawed", "k").yes() }, "the thawed gateway sells")
+	testenv.Eventually(t, func() bool { return c.buy(leader, "shoe", "thawed", "k").yes() }, "the thawed gateway sells")
 	for name, n := range map[string]int64{
 		"orders that changed once":   c.query("SELECT COUNT(*) FROM orders WHERE status = 'expired' AND version = 2"),
 		"units given back in all":    c.query("SELECT SUM(delta) FROM stock_moves WHERE sku = 'shoe' AND reason <> 'operator'"),
@@ -271,7 +271,7 @@ func TestFrozenLeader(t *testing.T) {
 func (c *cluster) leader(job string) *gate {
 	c.t.Helper()
 	var holder string
-	testenv.Eventually(c.t, 10*time.Second, func() bool {
+	testenv.Eventually(c.t, func() bool {
 		return c.db.QueryRow("SELECT holder FROM job_leases WHERE name = ?", job).Scan(&holder) == nil
 	}, "somebody holds the lease of %s", job)
 	for _, g := range c.gates {

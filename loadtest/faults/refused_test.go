@@ -49,7 +49,7 @@ func TestTerminatedWhileTheLedgerHangs(t *testing.T) {
 	ended := make(chan error, 1)
 	var progress atomic.Int64
 	go func() { // joined by <-ended below
-		testenv.Eventually(t, 20*time.Second, func() bool { return progress.Load() > 500 }, "some have bought")
+		testenv.Eventually(t, func() bool { return progress.Load() > 500 }, "some have bought")
 		c.maria.Stop()
 		<-time.After(1500 * time.Millisecond)
 		c.gates[0].Signal(syscall.SIGTERM)

@@ -63,7 +63,7 @@ func (c *cluster) promote(old string) {
 // drained waits until everything is published and acknowledged.
 func (c *cluster) drained() {
 	c.t.Helper()
-	testenv.Eventually(c.t, 30*time.Second, func() bool { return c.query("SELECT COUNT(*) FROM outbox") == 0 }, "the outbox is empty")
+	testenv.Eventually(c.t, func() bool { return c.query("SELECT COUNT(*) FROM outbox") == 0 }, "the outbox is empty")
 }
 
 // sell has n new buyers buy one each.

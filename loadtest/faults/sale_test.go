@@ -39,7 +39,7 @@ func (c *cluster) during(sku string, breakAt int64, breakIt func()) []answer {
 	var sold atomic.Int64
 	go func() { // joined by <-broken below
 		defer close(broken)
-		testenv.Eventually(c.t, 60*time.Second, func() bool { return sold.Load() >= breakAt }, "%d orders", breakAt)
+		testenv.Eventually(c.t, func() bool { return sold.Load() >= breakAt }, "%d orders", breakAt)
 		breakIt()
 	}()
 	answers := rush(buyers, 300, nil, func(i int) answer {
@@ -87,7 +87,7 @@ func TestRedisKilledAndRestartedEmpty(t *testing.T) {
 	// claim goes through the shield, which was loaded for it.
 	c.putSKU("sock", map[string]any{"total": 1000})
 	for i, g := range c.gates {
-		testenv.Eventually(t, 5*time.Second, func() bool {
+		testenv.Within(t, 5*time.Second, func() bool {
 			around := c.metricOf(g, "flashgate_around_claims_total")
 			a := c.buy(g, "sock", fmt.Sprintf("later-%d", i), "")
 			return a.code == 201 && c.metricOf(g, "flashgate_around_claims_total") == around
@@ -107,7 +107,7 @@ func TestStaleReplicaPromoted(t *testing.T) {
 	first := rush(10, 2, nil, func(i int) answer {
 		return c.insist(i, "shoe", fmt.Sprintf("early-%d", i), "k", 20*time.Second)
 	})
-	testenv.Eventually(t, 10*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		size, err := replica.Do("DBSIZE")
 		return err == nil && size != "0"
 	}, "the replica has the shield")
@@ -130,7 +130,7 @@ func TestLimitHoldsWhenRedisForgets(t *testing.T) {
 	flushed := make(chan struct{})
 	go func() { // joined by <-flushed below
 		defer close(flushed)
-		testenv.Eventually(t, 60*time.Second, func() bool { return done.Load() > people }, "a third of the calls")
+		testenv.Eventually(t, func() bool { return done.Load() > people }, "a third of the calls")
 		c.redis.FlushAll(t)
 	}()
 	answers := rush(5*people, 200, &done, func(i int) answer {
@@ -165,7 +165,7 @@ func TestGatewayKilled(t *testing.T) {
 	// What the dead gateway had taken from the shield comes back within 15 s, and is
 	// sold to whoever asks then.
 	late := 0
-	testenv.Eventually(t, 15*time.Second-time.Since(killed), func() bool {
+	testenv.Within(t, 15*time.Second-time.Since(killed), func() bool {
 		late++
 		answers = append(answers, c.buy(c.running()[late%2], "shoe", fmt.Sprintf("late-%d", late), fmt.Sprintf("late-key-%d", late)))
 		return c.query("SELECT SUM(sold) FROM stock WHERE sku = 'shoe'") == stock

@@ -90,7 +90,7 @@ func TestRepeatAfterItsGatewayDied(t *testing.T) {
 	}
 	refusals := map[string]string{"soldout": "purchase_limit", "paused": "sale_paused", "closed": "sale_closed", "over": "sale_closed"}
 	for name, want := range refusals {
-		testenv.Eventually(t, 5*time.Second, func() bool {
+		testenv.Eventually(t, func() bool {
 			a := c.buy(c.gates[1], name, "buyer", "another-key")
 			return a.problem == want
 		}, "%s: a new key hears %s", name, want)
@@ -150,7 +150,7 @@ func TestFrozenGateway(t *testing.T) {
 	close(stop)
 	c.gates[0].Cont()
 	<-done
-	testenv.Eventually(t, 10*time.Second, func() bool {
+	testenv.Eventually(t, func() bool {
 		return c.insist(0, "shoe", "thawed", "k", 5*time.Second).yes()
 	}, "the thawed gateway sells")
 	c.checkStock("shoe")
@@ -228,7 +228,7 @@ func TestAsyncVerdicts(t *testing.T) {
 	}
 	ends := make(map[string]int)
 	for i, q := range all {
-		testenv.Eventually(t, 10*time.Second, func() bool {
+		testenv.Eventually(t, func() bool {
 			req, _ := http.NewRequest("GET", c.gates[i%2].url+"/v1/orders/"+q.id, nil)
 			req.Header.Set("X-User-ID", q.user)
 			res, err := c.http.Do(req)

@@ -1,0 +1,84 @@
+package testenv
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+// Patience is how long a test waits for what has to come. It exists only to end a test
+// that hangs: however busy the machine is, nothing that comes at all comes later.
+const Patience = raceSlowdown * time.Minute
+
+// Eventually calls fn until it returns true. A test that waits in vain for Patience
+// fails.
+func Eventually(t testing.TB, fn func() bool, msg string, args ...any) {
+	t.Helper()
+	if !poll(Patience, fn) {
+		t.Fatalf("not within %v: %s", Patience, fmt.Sprintf(msg, args...))
+	}
+}
+
+// Within is Eventually for what the documents promise within a time. How long it took
+// is logged, and appended to the file that TEST_TIMINGS names, a JSON object a line. A
+// busy machine proves nothing about a promise, so that being late fails the test only
+// where TEST_LONG is set.
+func Within(t testing.TB, promise time.Duration, fn func() bool, msg string, args ...any) {
+	t.Helper()
+	began := time.Now()
+	Eventually(t, fn, msg, args...)
+	Took(t, promise, time.Since(began), msg, args...)
+}
+
+// Took holds a time that was measured against the one that the documents promise, as
+// Within does.
+func Took(t testing.TB, promise, took time.Duration, msg string, args ...any) {
+	t.Helper()
+	what := fmt.Sprintf(msg, args...)
+	t.Logf("%s: took %v, promised within %v", what, took.Round(time.Millisecond), promise)
+	if err := noteTiming(t.Name(), what, promise, took); err != nil {
+		t.Error(err)
+	}
+	if took > promise && os.Getenv("TEST_LONG") != "" {
+		t.Errorf("%s: took %v, more than %v", what, took, promise)
+	}
+}
+
+func noteTiming(test, what string, promise, took time.Duration) error {
+	path := os.Getenv("TEST_TIMINGS")
+	if path == "" {
+		return nil
+	}
+	line, err := json.Marshal(map[string]any{
+		"at": time.Now().UTC().Format(time.RFC3339), "test": test, "what": what,
+		"promised_ms": promise.Milliseconds(), "took_ms": took.Milliseconds(),
+	})
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(append(line, '\n'))
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// poll starts eagerly and slows down to a look every 20 ms.
+func poll(timeout time.Duration, fn func() bool) bool {
+	deadline := time.Now().Add(timeout)
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		if fn() {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(pause)
+	}
+}
