@@ -58,19 +58,6 @@ func (s *Shield) rememberSome(ctx context.Context, orders []sale.Order, ttl time
 	return err
 }
 
-// Recall returns what was remembered of an id; false means that nothing is.
-func (s *Shield) Recall(ctx context.Context, id sale.OrderID) (sale.Order, bool, error) {
-	text, err := s.client.Get(ctx, verdictKey(id)).Result()
-	if errors.Is(err, redis.Nil) {
-		return sale.Order{}, false, nil
-	}
-	if err != nil {
-		return sale.Order{}, false, away(err)
-	}
-	o, err := decodeVerdict(id, text)
-	return o, err == nil, err
-}
-
 // encodeVerdict writes the fields of an order one after the other. All texts are
 // visible ASCII, so a line end can separate them.
 func encodeVerdict(o *sale.Order) string {

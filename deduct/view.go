@@ -78,6 +78,10 @@ func (s *Shield) Distrust(sku string, since int64) {
 	v.since = max(v.since, since)
 }
 
+// DistrustAll has every copy that is loaded now loaded anew before it is used again: to
+// be called when claims of any SKU may have gone around the shield.
+func (s *Shield) DistrustAll() { s.Distrust("", s.ledger.Now()) }
+
 // familyOf returns the view's family; the caller holds v.mu.
 func (v *view) familyOf(sku string, segment int) *family {
 	f, ok := v.families[segment]

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"flashgate/sale"
 )
 
 // Leases is what the scheduler needs of the ledger.
@@ -39,7 +41,10 @@ type Job struct {
 	Every time.Duration
 	// EveryGateway runs the job in each gateway, without a lease; its token is 0.
 	EveryGateway bool
-	// Run does it once. Its ctx ends when the lease is lost or the gateway shuts
+	// Able, where it is set, says whether a run could do anything now. Where it says no
+	// the run is left out, and the lease is kept.
+	Able func() bool
+	// Run does it once. That a dependency was not called, sale.ErrNotCalled, is no failure. Its ctx ends when the lease is lost or the gateway shuts
 	// down. The token rises with every change of leader.
 	Run func(ctx context.Context, token int64) error
 }
@@ -210,7 +215,7 @@ func (s *Scheduler) keep(ctx context.Context, cancel context.CancelCauseFunc, j 
 func (s *Scheduler) repeat(ctx context.Context, j Job, token int64) {
 	for failures := 0; ctx.Err() == nil; {
 		start := time.Now()
-		err := j.Run(ctx, token)
+		err := once(ctx, j, token)
 		took := time.Since(start)
 		if err != nil && ctx.Err() != nil {
 			return // it was told to stop
@@ -228,6 +233,18 @@ func (s *Scheduler) repeat(ctx context.Context, j Job, token int64) {
 			return
 		}
 	}
+}
+
+// once runs the job, where a run could do anything.
+func once(ctx context.Context, j Job, token int64) error {
+	if j.Able != nil && !j.Able() {
+		return nil
+	}
+	err := j.Run(ctx, token)
+	if errors.Is(err, sale.ErrNotCalled) {
+		return nil
+	}
+	return err
 }
 
 // rest is the pause after a run: what is left of the period, but never nothing, and
