@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"time"
 
@@ -17,19 +16,28 @@ import (
 	"flashgate/sale"
 )
 
-// Shield is the fast, untrusted copy of who has bought and how much is left.
+// Shield is the fast, untrusted copy of who has bought and how much is left, behind its
+// breaker: a call that the breaker refuses returns sale.ErrNotCalled.
 type Shield interface {
+	// Usable reports whether a call would be tried now.
+	Usable() bool
 	// Deduct returns an error when it is not known what the shield did; the same
 	// claims may then go around it, under the same ids.
 	Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (sale.Deduction, error)
 	Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settlement) error
 	Rebuild(ctx context.Context, sku *sale.SKU) error
 	Distrust(sku string, since int64)
+	// Release gives back units of orders that ended, and Raise finds units in the ledger
+	// of which a sold-out shield does not know.
+	Release(ctx context.Context, sku *sale.SKU, orders []sale.Order) error
+	Raise(ctx context.Context, sku *sale.SKU) error
 	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error
 }
 
-// Ledger is the truth.
+// Ledger is the truth, behind its breaker.
 type Ledger interface {
+	// Usable reports whether a call would be tried now.
+	Usable() bool
 	Now() int64
 	SKU(ctx context.Context, name string) (*sale.SKU, error)
 	// Commit decides the batch; an error means that nothing is known to be decided.
@@ -40,13 +48,6 @@ type Ledger interface {
 	// the ledger itself has nothing left of it. Where it has something left, the orders
 	// are not looked up.
 	FindExhausted(ctx context.Context, sku string, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, exhausted bool, err error)
-}
-
-// Breaker runs calls to one dependency, or refuses them with sale.ErrUnavailable.
-type Breaker interface {
-	Do(ctx context.Context, call func(context.Context) error) error
-	// Usable reports whether a call would be tried now.
-	Usable() bool
 }
 
 // Throttle holds back what goes around the shield.
@@ -84,33 +85,32 @@ type Config struct {
 	VerdictTTL time.Duration
 	// MaxWait is backlog.max_wait: what a parked claim may wait for the ledger. It is
 	// of use only with a Backlog.
-	MaxWait time.Duration
-	// SoldOutMin and SoldOutMax bound how long "sold out" is answered from memory
-	// before it is looked at again. Too low: losers reach the shield. Too high:
-	// returned units stay hidden.
-	SoldOutMin, SoldOutMax time.Duration
-	// Rebuilders is how many SKUs' shields are loaded at a time. Too low: many SKUs
-	// that lost their shield at once stay throttled for long. Too high: loading
-	// competes with selling for the ledger.
-	Rebuilders int
-	// LimitChecks is how many limit refusals a second are held against the ledger
-	// (repair rule d). Too low: a buyer whom the shield wrongs waits for a rebuild.
-	// Too high: buyers at their limit load the ledger. Zero checks none.
-	LimitChecks float64
-	Logger      *slog.Logger
-	Registerer  prometheus.Registerer
+	MaxWait    time.Duration
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
+
+const (
+	// rebuilders is how many SKUs' shields are loaded at a time: fewer leave many SKUs
+	// that lost their shield at once throttled for long, more compete with selling for
+	// the ledger.
+	rebuilders = 4
+	// limitChecks is how many limit refusals a second are held against the ledger (repair
+	// rule d): fewer leave a buyer whom the shield wrongs to wait for a load, more let
+	// buyers at their limit load the ledger.
+	limitChecks = 20
+	// sweepEvery is how often SKUs that went quiet are forgotten.
+	sweepEvery = 10 * time.Second
+)
 
 // Deps are what a Checkout works with. Stats may be nil, and so may Backlog: then
 // nothing is parked.
 type Deps struct {
-	Shield        Shield
-	Ledger        Ledger
-	ShieldBreaker Breaker
-	LedgerBreaker Breaker
-	Around        Throttle
-	Backlog       Backlog
-	Stats         Stats
+	Shield  Shield
+	Ledger  Ledger
+	Around  Throttle
+	Backlog Backlog
+	Stats   Stats
 }
 
 // Checkout settles batches. Its methods may be called by any goroutine.
@@ -120,6 +120,7 @@ type Checkout struct {
 	log         *slog.Logger
 	memos       sync.Map // SKU name -> *memo
 	rebuilds    rebuilds
+	restocks    restocks
 	limitChecks *rate.Limiter
 	metrics     metrics
 }
@@ -131,20 +132,13 @@ func New(cfg Config, deps Deps) (*Checkout, error) {
 		return nil, errors.New("checkout: max_age and verdict_ttl must be positive")
 	case deps.Backlog != nil && cfg.MaxWait < cfg.MaxAge:
 		return nil, errors.New("checkout: parking must not shorten a claim's life")
-	case cfg.SoldOutMin <= 0 || cfg.SoldOutMax < cfg.SoldOutMin:
-		return nil, errors.New("checkout: the sold-out memory needs 0 < min <= max")
-	case cfg.LimitChecks < 0:
-		return nil, errors.New("checkout: limit checks must not be negative")
-	case cfg.Rebuilders < 1:
-		return nil, errors.New("checkout: at least one rebuilder is needed")
-	case deps.Shield == nil || deps.Ledger == nil || deps.ShieldBreaker == nil || deps.LedgerBreaker == nil || deps.Around == nil:
+	case deps.Shield == nil || deps.Ledger == nil || deps.Around == nil:
 		return nil, errors.New("checkout: a dependency is missing")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Checkout{cfg: cfg, Deps: deps, log: cfg.Logger,
-		limitChecks: rate.NewLimiter(rate.Limit(cfg.LimitChecks), int(math.Ceil(cfg.LimitChecks)))}
+	c := &Checkout{cfg: cfg, Deps: deps, log: cfg.Logger, limitChecks: rate.NewLimiter(limitChecks, limitChecks)}
 	c.rebuilds.init()
 	if err := c.metrics.register(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("checkout: metrics: %w", err)
@@ -152,14 +146,15 @@ func New(cfg Config, deps Deps) (*Checkout, error) {
 	return c, nil
 }
 
-// Run loads the shields that batches found missing, and forgets SKUs that went quiet,
-// until ctx ends.
+// Run loads the shields that batches found missing, looks after units that came back,
+// and forgets SKUs that went quiet, until ctx ends.
 func (c *Checkout) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for range c.cfg.Rebuilders {
+	for range rebuilders {
 		wg.Go(func() { c.rebuild(ctx) })
 	}
-	sweep := time.NewTicker(10 * time.Second)
+	wg.Go(func() { c.watchRestocks(ctx) })
+	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
 		select {
@@ -174,7 +169,7 @@ func (c *Checkout) Run(ctx context.Context) error {
 
 // Path says which way the SKU's claims take now: "shield" or "around".
 func (c *Checkout) Path(sku *sale.SKU) string {
-	if sku.Heat == sale.HeatCold || !c.ShieldBreaker.Usable() {
+	if sku.Heat == sale.HeatCold || !c.Shield.Usable() {
 		return "around"
 	}
 	return "shield"
@@ -194,7 +189,7 @@ func (c *Checkout) Quiet(ctx context.Context, name string) {
 	defer cancel()
 	sku, err := c.Ledger.SKU(ctx, name)
 	if err == nil {
-		err = c.ShieldBreaker.Do(ctx, func(ctx context.Context) error { return c.Shield.Settle(ctx, sku, settled) })
+		err = c.Shield.Settle(ctx, sku, settled)
 	}
 	if err != nil {
 		// What the shield does not learn here stays tentative; the reconciler finds
@@ -216,8 +211,7 @@ func (c *Checkout) Remember(ctx context.Context, claims []*sale.Claim, verdicts 
 
 // remember has the shield keep orders that have no row, if it can.
 func (c *Checkout) remember(ctx context.Context, orders []sale.Order, ttl time.Duration) {
-	err := c.ShieldBreaker.Do(ctx, func(ctx context.Context) error { return c.Shield.Remember(ctx, orders, ttl) })
-	if err != nil {
+	if err := c.Shield.Remember(ctx, orders, ttl); err != nil {
 		c.log.Debug("verdicts not remembered", "claims", len(orders), "err", err)
 	}
 }

@@ -67,11 +67,7 @@ func (c *Checkout) endOverdue(ctx context.Context, d *draining, overdue []int) e
 	for k, i := range overdue {
 		ids[k] = d.parked[i].Claim.ID
 	}
-	var found map[sale.OrderID]sale.Order
-	err := c.LedgerBreaker.Do(ctx, func(ctx context.Context) (err error) {
-		found, err = c.Ledger.Find(ctx, ids)
-		return err
-	})
+	found, err := c.Ledger.Find(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -99,7 +95,7 @@ func (c *Checkout) commitParked(ctx context.Context, d *draining, due []int) err
 		}
 		batch.Claims, batch.Segments = append(batch.Claims, &d.parked[i].Claim), append(batch.Segments, segment)
 	}
-	res, _, err := c.ask(ctx, batch)
+	res, err := c.Ledger.Commit(ctx, batch)
 	if err != nil {
 		return err
 	}
@@ -136,7 +132,7 @@ func (c *Checkout) tellParked(ctx context.Context, d *draining) {
 	if len(first.Refused) == 0 && len(told) == 1 {
 		return
 	}
-	if err := c.ShieldBreaker.Do(ctx, func(ctx context.Context) error { return c.Shield.Settle(ctx, d.sku, told) }); err != nil {
+	if err := c.Shield.Settle(ctx, d.sku, told); err != nil {
 		// A shield that was away is loaded anew, without what the ledger refused.
 		c.log.Debug("shield not told of parked claims", "sku", d.sku.Name, "err", err)
 	}

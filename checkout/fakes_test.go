@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/time/rate"
 
 	"flashgate/sale"
 )
@@ -30,6 +31,8 @@ type fakeShield struct {
 	distrusted []distrust
 	remembered []sale.Order
 	ttl        time.Duration
+	released   []sale.Order
+	raised     []string // SKUs
 }
 
 type distrust struct {
@@ -79,6 +82,31 @@ func (s *fakeShield) Remember(_ context.Context, orders []sale.Order, ttl time.D
 		s.remembered, s.ttl = append(s.remembered, orders...), ttl
 	}
 	return s.fail
+}
+
+func (s *fakeShield) Release(_ context.Context, _ *sale.SKU, orders []sale.Order) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail == nil {
+		s.released = append(s.released, orders...)
+	}
+	return s.fail
+}
+
+func (s *fakeShield) Raise(_ context.Context, sku *sale.SKU) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.raised = append(s.raised, sku.Name)
+	return s.fail
+}
+
+// takeRaised returns the looks since the last one.
+func (s *fakeShield) takeRaised() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.raised
+	s.raised = nil
+	return r
 }
 
 // takeTold returns what the shield was told since the last look.
@@ -192,9 +220,89 @@ func (b *fakeBreaker) Do(ctx context.Context, call func(context.Context) error) 
 	}
 	b.mu.Unlock()
 	if open {
-		return fmt.Errorf("not called: %w", sale.ErrUnavailable)
+		return sale.ErrNotCalled
 	}
 	return call(ctx)
+}
+
+// shieldCalls is a shield without a breaker.
+type shieldCalls interface {
+	Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (sale.Deduction, error)
+	Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settlement) error
+	Rebuild(ctx context.Context, sku *sale.SKU) error
+	Distrust(sku string, since int64)
+	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error
+	Release(ctx context.Context, sku *sale.SKU, orders []sale.Order) error
+	Raise(ctx context.Context, sku *sale.SKU) error
+}
+
+// guardedShield is a shield behind a breaker.
+type guardedShield struct {
+	shieldCalls
+	*fakeBreaker
+}
+
+func (g guardedShield) Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (d sale.Deduction, err error) {
+	err = g.Do(ctx, func(ctx context.Context) (err error) {
+		d, err = g.shieldCalls.Deduct(ctx, sku, claims, settled)
+		return err
+	})
+	return d, err
+}
+
+func (g guardedShield) Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settlement) error {
+	return g.Do(ctx, func(ctx context.Context) error { return g.shieldCalls.Settle(ctx, sku, settled) })
+}
+
+func (g guardedShield) Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error {
+	return g.Do(ctx, func(ctx context.Context) error { return g.shieldCalls.Remember(ctx, orders, ttl) })
+}
+
+func (g guardedShield) Release(ctx context.Context, sku *sale.SKU, orders []sale.Order) error {
+	return g.Do(ctx, func(ctx context.Context) error { return g.shieldCalls.Release(ctx, sku, orders) })
+}
+
+func (g guardedShield) Raise(ctx context.Context, sku *sale.SKU) error {
+	return g.Do(ctx, func(ctx context.Context) error { return g.shieldCalls.Raise(ctx, sku) })
+}
+
+// ledgerCalls is a ledger without a breaker.
+type ledgerCalls interface {
+	Now() int64
+	SKU(ctx context.Context, name string) (*sale.SKU, error)
+	Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult, error)
+	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
+	FindExhausted(ctx context.Context, sku string, ids []sale.OrderID) (map[sale.OrderID]sale.Order, bool, error)
+}
+
+// guardedLedger is a ledger behind a breaker.
+type guardedLedger struct {
+	ledgerCalls
+	*fakeBreaker
+}
+
+func (g guardedLedger) Commit(ctx context.Context, b sale.CommitBatch) (res sale.CommitResult, err error) {
+	err = g.Do(ctx, func(ctx context.Context) (err error) {
+		res, err = g.ledgerCalls.Commit(ctx, b)
+		return err
+	})
+	return res, err
+}
+
+func (g guardedLedger) Find(ctx context.Context, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, err error) {
+	err = g.Do(ctx, func(ctx context.Context) (err error) {
+		found, err = g.ledgerCalls.Find(ctx, ids)
+		return err
+	})
+	return found, err
+}
+
+func (g guardedLedger) FindExhausted(ctx context.Context, sku string, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, exhausted bool, err error) {
+	err = g.Do(ctx, func(ctx context.Context) (err error) {
+		found, exhausted, err = g.ledgerCalls.FindExhausted(ctx, sku, ids)
+		return err
+	})
+	return found, exhausted, err
 }
 
 // fakeThrottle lets pass or not.
@@ -246,10 +354,12 @@ type world struct {
 
 func config() Config {
 	return Config{
-		MaxAge: 8 * time.Second, VerdictTTL: time.Hour, SoldOutMin: 200 * time.Millisecond,
-		SoldOutMax: 500 * time.Millisecond, Rebuilders: 2, LimitChecks: 0,
+		MaxAge: 8 * time.Second, VerdictTTL: time.Hour,
 	}
 }
+
+// checkLimits has so many limit refusals a second held against the ledger.
+func (c *Checkout) checkLimits(n int) { c.limitChecks = rate.NewLimiter(rate.Limit(n), n) }
 
 func newWorld(t *testing.T, cfg Config) *world {
 	t.Helper()
@@ -261,11 +371,12 @@ func newWorld(t *testing.T, cfg Config) *world {
 	w.shield.deduct = w.answers("")
 	w.ledger.commit = w.commits("")
 	c, err := New(cfg, Deps{
-		Shield: w.shield, Ledger: w.ledger, ShieldBreaker: w.redis, LedgerBreaker: w.sql, Around: w.throttle, Stats: w.stats,
+		Shield: guardedShield{w.shield, w.redis}, Ledger: guardedLedger{w.ledger, w.sql}, Around: w.throttle, Stats: w.stats,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.checkLimits(0)
 	w.Checkout = c
 	return w
 }

@@ -21,6 +21,11 @@ const (
 	// anew: loading sends every gateway's batches around it.
 	reloadPause = 5 * time.Second
 	reloadShare = 20
+	// soldOutMin and soldOutMax bound how long "sold out" is answered from memory before
+	// it is looked at again: for less, losers reach the shield; for longer, units that
+	// came back stay hidden.
+	soldOutMin = 200 * time.Millisecond
+	soldOutMax = 500 * time.Millisecond
 )
 
 // memo is what a gateway remembers of a SKU between batches.
@@ -113,13 +118,6 @@ func (c *Checkout) SoldOut(name string) bool {
 	return ok && m.(*memo).soldOut.refuses(time.Now())
 }
 
-// Restocked forgets that the SKU is sold out: units came back, and the shield knows.
-func (c *Checkout) Restocked(name string) {
-	if m, ok := c.memos.Load(name); ok {
-		m.(*memo).soldOut.clear()
-	}
-}
-
 // soldOut remembers that a SKU had nothing left, and when that was last seen.
 type soldOut struct {
 	seen     atomic.Int64 // Unix ns of the last look that found nothing; 0 = not sold out
@@ -129,13 +127,13 @@ type soldOut struct {
 
 // note records a look that found nothing; one that comes after the one before has
 // ceased to count makes the next count for longer.
-func (s *soldOut) note(now time.Time, least, most time.Duration) {
+func (s *soldOut) note(now time.Time) {
 	last := s.seen.Swap(now.UnixNano())
 	switch interval := s.interval.Load(); {
 	case last == 0:
-		s.interval.Store(int64(least))
+		s.interval.Store(int64(soldOutMin))
 	case now.UnixNano()-last >= interval:
-		s.interval.Store(min(interval*5/4, int64(most)))
+		s.interval.Store(min(interval*5/4, int64(soldOutMax)))
 	}
 }
 

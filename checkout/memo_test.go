@@ -256,20 +256,6 @@ func TestSoldOutFromMemory(t *testing.T) {
 	})
 }
 
-func TestRestocked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, config())
-		w.Restocked("s") // of which nothing is remembered
-		w.shield.deduct = w.answers("-")
-		if w.settle(t, claims("a")); !w.SoldOut("s") {
-			t.Fatal("not sold out after the shield said so")
-		}
-		if w.Restocked("s"); w.SoldOut("s") {
-			t.Error("still sold out, though units came back")
-		}
-	})
-}
-
 func TestSoldOutMemoryOfWhatGoesAround(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, config())
@@ -341,7 +327,7 @@ func TestMemosFollowWhatIsOnSale(t *testing.T) {
 		go func() { done <- w.Run(ctx) }()
 		for i := range 1000 {
 			name := fmt.Sprint("s", i)
-			w.memoOf(name).soldOut.note(time.Now(), time.Millisecond, time.Millisecond)
+			w.memoOf(name).soldOut.note(time.Now())
 		}
 		w.keep("s7", []sale.Settlement{{Token: 1}})
 		pass(25 * time.Second)

@@ -187,18 +187,17 @@ func TestSettleAgainstModel(t *testing.T) {
 			PerUserLimit: int64(rapid.IntRange(0, 3).Draw(rt, "limit"))}
 		stock := int64(rapid.IntRange(0, 40).Draw(rt, "stock"))
 		faults := rapid.SampledFrom([]int{0, 0, 10, 40}).Draw(rt, "faults")
-		checks := rapid.SampledFrom([]float64{0, 5}).Draw(rt, "checks")
+		checks := rapid.SampledFrom([]int{0, 5}).Draw(rt, "checks")
 		moods := rapid.SliceOfN(rapid.StringMatching(`[A!0SL\-?]{1,6}`), 1, 4).Draw(rt, "moods")
 		seed := rapid.Uint64().Draw(rt, "seed")
 		synctest.Test(t, func(t *testing.T) {
 			l := &truth{rnd: rand.New(rand.NewPCG(seed, 1)), sku: sku, left: stock, units: map[string]int64{}, orders: map[sale.OrderID]sale.Order{}, faults: faults}
 			s := &liar{rnd: rand.New(rand.NewPCG(seed, 2)), moods: moods, open: map[sale.BatchToken]int{}}
-			cfg := config()
-			cfg.LimitChecks = checks
-			c, err := New(cfg, Deps{Shield: s, Ledger: l, ShieldBreaker: &fakeBreaker{}, LedgerBreaker: &fakeBreaker{}, Around: &fakeThrottle{}})
+			c, err := New(config(), Deps{Shield: guardedShield{s, &fakeBreaker{}}, Ledger: guardedLedger{l, &fakeBreaker{}}, Around: &fakeThrottle{}})
 			if err != nil {
 				t.Fatal(err)
 			}
+			c.checkLimits(checks)
 			g := &game{rt: rt, Checkout: c, l: l, s: s, stock: stock, rnd: rand.New(rand.NewPCG(seed, 3))}
 			var wg sync.WaitGroup
 			for range 2 { // as many batches as a queue keeps in flight

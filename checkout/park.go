@@ -38,7 +38,7 @@ func (c *Checkout) queuesBehind(ctx context.Context, b *batch) bool {
 	if c.Backlog == nil {
 		return false
 	}
-	if !c.LedgerBreaker.Usable() {
+	if !c.Ledger.Usable() {
 		return true
 	}
 	waiting := c.Backlog.Waiting(b.sku.Name)
@@ -61,10 +61,8 @@ func (c *Checkout) queuesBehind(ctx context.Context, b *batch) bool {
 func (c *Checkout) ledgerAnswers(ctx context.Context, b *batch) bool {
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	return c.LedgerBreaker.Do(ctx, func(ctx context.Context) error {
-		_, err := c.Ledger.Find(ctx, []sale.OrderID{b.claims[0].ID})
-		return err
-	}) == nil
+	_, err := c.Ledger.Find(ctx, []sale.OrderID{b.claims[0].ID})
+	return err == nil
 }
 
 // mayGoAround reports whether claims that the shield cannot judge may go around it:
@@ -74,7 +72,7 @@ func (c *Checkout) mayGoAround(ctx context.Context, b *batch) bool {
 	if !b.behind && !b.beside {
 		return true
 	}
-	if b.beside || !c.LedgerBreaker.Usable() {
+	if b.beside || !c.Ledger.Usable() {
 		b.end(sale.Verdict{Err: sale.ErrUnavailable})
 		return false
 	}

@@ -100,14 +100,6 @@ func (r *rebuilds) done(name string, failed bool) {
 	}
 }
 
-// Reload has a SKU's shield loaded anew, because its stock or rules were changed behind
-// the shield's back; until then its batches go around.
-func (c *Checkout) Reload(name string) {
-	c.Shield.Distrust(name, c.Ledger.Now())
-	c.memoOf(name).soldOut.clear()
-	c.rebuilds.renew(name)
-}
-
 // rebuild loads shields, one at a time, until ctx ends.
 func (c *Checkout) rebuild(ctx context.Context) {
 	for {

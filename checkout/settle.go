@@ -44,7 +44,7 @@ func (c *Checkout) judge(ctx context.Context, name string, b *batch) error {
 	}
 	b.sku = sku
 	b.behind = c.queuesBehind(ctx, b)
-	if b.behind && !c.Backlog.Usable() || !b.behind && !c.LedgerBreaker.Usable() {
+	if b.behind && !c.Backlog.Usable() || !b.behind && !c.Ledger.Usable() {
 		// Nobody can be told yes, nor be queued: no units are taken for nothing.
 		return sale.ErrUnavailable
 	}
@@ -76,12 +76,7 @@ func (c *Checkout) refuseFromMemory(ctx context.Context, b *batch) {
 	if len(b.open) == 0 || b.sku.PerUserLimit != 0 || !m.soldOut.fresh(time.Now()) {
 		return
 	}
-	var found map[sale.OrderID]sale.Order
-	exhausted := false
-	err := c.LedgerBreaker.Do(ctx, func(ctx context.Context) (err error) {
-		found, exhausted, err = c.Ledger.FindExhausted(ctx, b.sku.Name, b.keyed(b.open))
-		return err
-	})
+	found, exhausted, err := c.Ledger.FindExhausted(ctx, b.sku.Name, b.keyed(b.open))
 	if err != nil {
 		return // the shield can still say what to do with each claim
 	}
@@ -89,7 +84,7 @@ func (c *Checkout) refuseFromMemory(ctx context.Context, b *batch) {
 		m.soldOut.clear()
 		return
 	}
-	m.soldOut.note(time.Now(), c.cfg.SoldOutMin, c.cfg.SoldOutMax)
+	m.soldOut.note(time.Now())
 	for _, i := range b.takeOpen() {
 		if !b.repeat(i, found) {
 			b.verdicts[i] = sale.Verdict{Outcome: sale.SoldOut}
@@ -108,11 +103,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 	m := c.memoOf(b.sku.Name)
 	settled := m.take()
 	b.asked = c.Ledger.Now()
-	var d sale.Deduction
-	err := c.ShieldBreaker.Do(ctx, func(ctx context.Context) (err error) {
-		d, err = c.Shield.Deduct(ctx, b.sku, b.openClaims(), settled)
-		return err
-	})
+	d, err := c.Shield.Deduct(ctx, b.sku, b.openClaims(), settled)
 	if err != nil {
 		c.keep(b.sku.Name, settled)
 		return false
@@ -151,7 +142,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		}
 	}
 	if d.Left < 1 {
-		m.soldOut.note(time.Now(), c.cfg.SoldOutMin, c.cfg.SoldOutMax)
+		m.soldOut.note(time.Now())
 	} else {
 		m.soldOut.clear()
 	}
@@ -173,11 +164,11 @@ func (c *Checkout) aroundShield(ctx context.Context, b *batch) {
 func (c *Checkout) commit(ctx context.Context, b *batch) {
 	m := c.memoOf(b.sku.Name)
 	if len(b.admitted) > 0 && !b.behind {
-		res, offered, err := c.ask(ctx, sale.CommitBatch{
+		res, err := c.Ledger.Commit(ctx, sale.CommitBatch{
 			SKU: b.sku, Claims: b.pick(b.admitted), Segments: b.segments, LockFirst: m.isWary(time.Now()),
 		})
-		b.failed, b.offered = err != nil && c.parks(err), offered
-		b.settled = err == nil || !offered
+		b.failed, b.offered = err != nil && c.parks(err), !errors.Is(err, sale.ErrNotCalled)
+		b.settled = err == nil || !b.offered
 		b.left = res.Left
 		b.adopt(b.admitted, res, err)
 		c.noteLeft(m, res)
@@ -187,7 +178,7 @@ func (c *Checkout) commit(ctx context.Context, b *batch) {
 	}
 	if len(b.around) > 0 {
 		c.metrics.around.Add(float64(len(b.around)))
-		res, _, err := c.ask(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.around), LockFirst: true})
+		res, err := c.Ledger.Commit(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.around), LockFirst: true})
 		b.adopt(b.around, res, err)
 		c.noteStock(m, res)
 	}
@@ -244,11 +235,7 @@ func (c *Checkout) lookUp(ctx context.Context, b *batch) {
 	if len(ids) == 0 {
 		return
 	}
-	var found map[sale.OrderID]sale.Order
-	err := c.LedgerBreaker.Do(ctx, func(ctx context.Context) (err error) {
-		found, err = c.findRefused(ctx, b, ids)
-		return err
-	})
+	found, err := c.findRefused(ctx, b, ids)
 	for _, i := range b.refused {
 		if err != nil {
 			b.unanswered(i, err)
@@ -285,7 +272,7 @@ func (c *Checkout) decideUnsure(ctx context.Context, b *batch) {
 	for k, i := range b.unsure {
 		said[k] = b.verdicts[i].Outcome
 	}
-	res, _, err := c.ask(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.unsure), LockFirst: true})
+	res, err := c.Ledger.Commit(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.unsure), LockFirst: true})
 	b.adopt(b.unsure, res, err)
 	c.noteStock(m, res)
 	for k, i := range b.unsure {
@@ -311,17 +298,6 @@ func (c *Checkout) findRefused(ctx context.Context, b *batch, ids []sale.OrderID
 	return c.Ledger.Find(ctx, ids)
 }
 
-// ask has the ledger decide a batch, under the ledger's breaker. When offered is
-// false the ledger never saw the claims.
-func (c *Checkout) ask(ctx context.Context, cb sale.CommitBatch) (res sale.CommitResult, offered bool, err error) {
-	err = c.LedgerBreaker.Do(ctx, func(ctx context.Context) (err error) {
-		offered = true
-		res, err = c.Ledger.Commit(ctx, cb)
-		return err
-	})
-	return res, offered, err
-}
-
 // noteLeft remembers what the ledger said is left where it refused for stock.
 func (c *Checkout) noteLeft(m *memo, res sale.CommitResult) {
 	if res.Left == nil {
@@ -332,7 +308,7 @@ func (c *Checkout) noteLeft(m *memo, res sale.CommitResult) {
 		left += n
 	}
 	if left < 1 {
-		m.soldOut.note(time.Now(), c.cfg.SoldOutMin, c.cfg.SoldOutMax)
+		m.soldOut.note(time.Now())
 	} else {
 		m.soldOut.clear()
 	}

@@ -249,9 +249,8 @@ func TestTheSumOfSegmentsSuffices(t *testing.T) {
 
 func TestLimitRefusalsAreHeldAgainstTheLedger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := config()
-		cfg.LimitChecks = 2
-		w := newWorld(t, cfg)
+		w := newWorld(t, config())
+		w.checkLimits(2)
 		w.sku.PerUserLimit = 1
 		w.shield.deduct = w.answers("LLLL")
 		w.ledger.commit = w.commits("LL")
@@ -292,17 +291,11 @@ func TestLimitRefusalsAreHeldAgainstTheLedger(t *testing.T) {
 func TestNewRefusesImpossibleKnobs(t *testing.T) {
 	w := newWorld(t, config())
 	for name, spoil := range map[string]func(*Config, *Deps){
-		"no age":         func(c *Config, _ *Deps) { c.MaxAge = 0 },
-		"no ttl":         func(c *Config, _ *Deps) { c.VerdictTTL = 0 },
-		"no sold-out":    func(c *Config, _ *Deps) { c.SoldOutMin = 0 },
-		"max below min":  func(c *Config, _ *Deps) { c.SoldOutMax = c.SoldOutMin - 1 },
-		"fewer than no":  func(c *Config, _ *Deps) { c.LimitChecks = -1 },
-		"no rebuilders":  func(c *Config, _ *Deps) { c.Rebuilders = 0 },
-		"no shield":      func(_ *Config, d *Deps) { d.Shield = nil },
-		"no ledger":      func(_ *Config, d *Deps) { d.Ledger = nil },
-		"no way around":  func(_ *Config, d *Deps) { d.Around = nil },
-		"no breaker":     func(_ *Config, d *Deps) { d.ShieldBreaker = nil },
-		"no breaker too": func(_ *Config, d *Deps) { d.LedgerBreaker = nil },
+		"no age":        func(c *Config, _ *Deps) { c.MaxAge = 0 },
+		"no ttl":        func(c *Config, _ *Deps) { c.VerdictTTL = 0 },
+		"no shield":     func(_ *Config, d *Deps) { d.Shield = nil },
+		"no ledger":     func(_ *Config, d *Deps) { d.Ledger = nil },
+		"no way around": func(_ *Config, d *Deps) { d.Around = nil },
 	} {
 		cfg, deps := config(), w.Deps
 		spoil(&cfg, &deps)

@@ -122,15 +122,11 @@ func isAnswer(err error) bool {
 	return errors.As(err, &below)
 }
 
-// ErrNotCalled is what Do's error wraps, next to sale.ErrUnavailable, when the call
-// was not made: nothing can have happened.
-var ErrNotCalled = fmt.Errorf("breaker open, not called: %w", sale.ErrUnavailable)
-
-// Do makes the call and counts how it ended, or returns ErrNotCalled.
+// Do makes the call and counts how it ended, or returns sale.ErrNotCalled.
 func (b *Breaker) Do(ctx context.Context, call func(context.Context) error) error {
 	switch b.modeNow() {
 	case sale.BreakerForcedOpen:
-		return ErrNotCalled
+		return sale.ErrNotCalled
 	case sale.BreakerForcedClosed:
 		return call(ctx)
 	}
@@ -143,7 +139,7 @@ func (b *Breaker) Do(ctx context.Context, call func(context.Context) error) erro
 		return struct{}{}, call(ctx)
 	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		return ErrNotCalled
+		return sale.ErrNotCalled
 	}
 	return err
 }

@@ -35,7 +35,7 @@ func newBreaker(t *testing.T, cfg Config) *Breaker {
 func do(b *Breaker, err error) bool {
 	made := false
 	got := b.Do(context.Background(), func(context.Context) error { made = true; return err })
-	if made != !errors.Is(got, ErrNotCalled) {
+	if made != !errors.Is(got, sale.ErrNotCalled) {
 		panic("the breaker's word and what it did differ")
 	}
 	return made

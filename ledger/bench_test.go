@@ -29,10 +29,8 @@ func BenchmarkCommit(b *testing.B) {
 
 func benchCommit(b *testing.B, skus, perBatch, callers int, limit int64, lockFirst bool) {
 	bed := mariaBed(b)
-	db := bed.open(func(c *Config) {
-		c.Committed = func(rows []sale.OutboxRow) {}
-	})
-	db.cfg.Committed = func(rows []sale.OutboxRow) {
+	db := bed.open()
+	db.hooks.Committed = func(rows []sale.OutboxRow) {
 		ids := make([]int64, len(rows))
 		for i := range rows {
 			ids[i] = rows[i].ID

@@ -29,7 +29,7 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 		case held[0].Status == sale.StatusExpired:
 			refusal = sale.ErrOrderExpired
 		case held[0].Status == sale.StatusCancelled:
-			order = held[0].Order
+			order, done = held[0].Order, on.unsure
 		default:
 			t := &transition{db: db, at: db.Now()}
 			order, done = t.giveBack(held, sale.StatusCancelled)[0], true
@@ -42,6 +42,7 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 	}
 	if done {
 		db.metrics.changed(sale.StatusCancelled.String(), 1)
+		db.released(ctx, []sale.Order{order})
 	}
 	return order, nil
 }

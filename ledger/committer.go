@@ -265,7 +265,7 @@ func (c *committer) committed(w *writes) {
 	for i := range w.outbox {
 		w.outbox[i].ID = c.text.firstOutboxID + int64(i)*c.step
 	}
-	if c.db.cfg.Committed != nil {
-		c.db.cfg.Committed(w.outbox)
+	if c.db.hooks.Committed != nil {
+		c.db.hooks.Committed(w.outbox)
 	}
 }

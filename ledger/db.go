@@ -53,9 +53,6 @@ type Config struct {
 	// Encode makes the payload of an outbox row. Required. It is called from several
 	// goroutines at once, and its result is kept.
 	Encode func(kind sale.Kind, orders []sale.Order) []byte
-	// Committed is handed every outbox row right after its commit. It must not block
-	// and must not change the rows. Nil: only PendingOutbox tells of them.
-	Committed func(rows []sale.OutboxRow)
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -110,6 +107,7 @@ func (c *Config) setDefaults() error {
 type DB struct {
 	cfg     Config
 	log     *slog.Logger
+	hooks   Hooks
 	dialect dialect
 	sql     *sql.DB // pool for reads, operators and the order life cycle
 	metrics *metrics

@@ -12,10 +12,13 @@ import (
 	"flashgate/sale"
 )
 
-// ExpireJob is the lease under which ExpireDue works.
+// ExpireJob is the lease under which orders expire.
 const ExpireJob = "expire"
 
 const (
+	// expireLimit bounds the orders that one call of ExpireDue ends, and with it the
+	// memory that they take.
+	expireLimit = 10_000
 	// expireChunk is about how many orders one transaction ends: more make it long for
 	// the buyers who wait for the stock rows, fewer cost a flush each.
 	expireChunk = 1000
@@ -30,8 +33,18 @@ type dueRow struct {
 	ids []sale.OrderID
 }
 
+// Expire ends whatever is due, as ExpireDue does.
+func (db *DB) Expire(ctx context.Context, token int64) error {
+	for {
+		ended, err := db.ExpireDue(ctx, token, expireLimit)
+		if err != nil || len(ended) < expireLimit {
+			return err
+		}
+	}
+}
+
 // ExpireDue ends reserved orders that were not paid by pay_by, gives their units back,
-// and returns them, so that the shield can be told at once. It stops when nothing is
+// and returns them. It stops when nothing is
 // due any more, or soon after it has ended limit orders: fewer mean that nothing is
 // left to do. Orders that were paid or cancelled in time, or are just being, stay so.
 //
@@ -144,6 +157,7 @@ func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow, broken
 	if len(orders) > 0 {
 		db.metrics.changed(sale.StatusExpired.String(), len(orders))
 		db.metrics.late.Observe((time.Duration(db.Now()-rows[0].payBy) * time.Millisecond).Seconds())
+		db.released(ctx, orders)
 	}
 	if e.lost {
 		return orders, sale.ErrLeaseLost

@@ -12,6 +12,7 @@ type metrics struct {
 	waiting  prometheus.Gauge
 	changes  *prometheus.CounterVec // of orders, by what they became
 	late     prometheus.Histogram
+	repaired *prometheus.CounterVec // by table and result
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -43,11 +44,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "flashgate_ledger_expiry_late_seconds", Help: "Time from an order's pay_by to its expiry, per transaction.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 2, 12),
 		}),
+		repaired: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flashgate_repairs_total", Help: "Rows of the ledger that disagreed with its orders, by table and whether they could be repaired.",
+		}, []string{"table", "result"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.changes, m.late} {
+	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.changes, m.late, m.repaired} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -137,6 +137,9 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 			if c.refusal == nil {
 				shared := c.sku
 				db.catalog.store(&shared)
+				if db.hooks.Changed != nil {
+					db.hooks.Changed(shared.Name)
+				}
 			}
 			return c.refusal
 		}

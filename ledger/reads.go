@@ -33,6 +33,12 @@ func scanOrder(r scanner) (sale.Order, error) {
 	return o, err
 }
 
+// Ping asks the ledger for next to nothing. Errors wrap sale.ErrUnavailable.
+func (db *DB) Ping(ctx context.Context) error {
+	_, err := db.Find(ctx, []sale.OrderID{{}})
+	return err
+}
+
 // findChunk is how many ids one read asks for.
 const findChunk = 1000
 

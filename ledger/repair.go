@@ -29,6 +29,24 @@ func (db *DB) hold(ctx context.Context, conn *sql.Conn) error {
 	return err
 }
 
+// Repair computes anew the sums that disagree with the orders they are sums of, counts
+// them and says so. Errors: as RepairStock's.
+func (db *DB) Repair(ctx context.Context) error {
+	var errs []error
+	for table, repair := range map[string]func(context.Context) (sale.Repairs, error){
+		"stock": db.RepairStock, "buyers": db.RepairBuyers,
+	} {
+		done, err := repair(ctx)
+		errs = append(errs, err)
+		db.metrics.repaired.WithLabelValues(table, "repaired").Add(float64(done.Repaired))
+		db.metrics.repaired.WithLabelValues(table, "left").Add(float64(done.Left))
+		if done != (sale.Repairs{}) {
+			db.log.Warn("the ledger's sums disagreed with its orders", "table", table, "repaired", done.Repaired, "left", done.Left)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // RepairStock sets sold to what live orders hold, wherever it differs from that and
 // still does on a second look, under the lock that every purchase takes last. Rows
 // whose live orders hold more than there is are left. It may run beside a sale, whose

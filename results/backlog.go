@@ -93,6 +93,9 @@ func (b *Backlog) Look(ctx context.Context) error {
 	return nil
 }
 
+// Usable reports whether NATS is connected.
+func (b *Backlog) Usable() bool { return b.conn.Connected() }
+
 // Waiting is about how many claims of the SKU are parked, of all gateways, as far as
 // this one knows: it knows its own at once and others' after a look, and counts those
 // twice that it parked while a look was on its way. While NATS is away it is what was

@@ -63,7 +63,7 @@ func standard(path string) bool {
 }
 
 // TestDependencies holds the packages apart: the domain knows nobody, everybody knows
-// the domain, and only a main package joins them.
+// the domain, and only internal/app joins them, which only the root imports.
 func TestDependencies(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, path := range p.Imports {
@@ -77,13 +77,14 @@ func TestDependencies(t *testing.T) {
 				t.Errorf("%s imports %s outside of its tests", p.ImportPath, path)
 			}
 		}
-		if p.Name == "main" {
-			continue
-		}
+		const joins = module + "/internal/app"
 		for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+			if path == joins && p.ImportPath != module {
+				t.Errorf("%s imports %s; nobody but the root does", p.ImportPath, path)
+			}
 			ours := within(path, module) && path != p.ImportPath
-			if ours && path != module+"/sale" && !within(path, module+"/internal") && !within(path, p.ImportPath) {
-				t.Errorf("%s imports %s; only package main imports more than sale and internal: declare the interface that is needed", p.ImportPath, path)
+			if ours && path != module+"/sale" && !within(path, module+"/internal") && !within(path, p.ImportPath) && p.ImportPath != joins {
+				t.Errorf("%s imports %s; only internal/app imports more than sale and internal: declare the interface that is needed", p.ImportPath, path)
 			}
 		}
 	}
@@ -106,12 +107,12 @@ func TestOwners(t *testing.T) {
 		{"the migrations", "github.com/pressly/goose", []string{"ledger"}, nil},
 		{"Fiber", "github.com/gofiber", []string{"gateway", "dashboard"}, nil},
 		{"fasthttp", "github.com/valyala/fasthttp", []string{"gateway", "dashboard"}, nil},
-		{"the command line", "github.com/alecthomas/kong", []string{""}, nil},
+		{"the command line", "github.com/alecthomas/kong", []string{"internal/app"}, nil},
 		{"the configuration's reader", "github.com/knadh/koanf", []string{"configs"}, nil},
 	}
 	for _, p := range packages(t) {
 		// The load generator and the strategy lab talk to everything from outside.
-		if within(p.ImportPath, module+"/internal") || within(p.ImportPath, module+"/loadtest") {
+		if within(p.ImportPath, module+"/internal/testenv") || within(p.ImportPath, module+"/loadtest") {
 			continue
 		}
 		name := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")

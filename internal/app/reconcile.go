@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -60,19 +60,12 @@ func (p *parts) rebuild(ctx context.Context, skus []string) error {
 	return errors.Join(errs...)
 }
 
-// lookAtBacklog learns which SKUs have a backlog; it gives NATS ten seconds to answer.
-func (p *parts) lookAtBacklog(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// lookAtBacklog learns which SKUs have a backlog, and gives NATS a while to answer.
+func (p *parts) lookAtBacklog(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*natsPatience)
 	defer cancel()
-	for {
-		err := p.backlog.Look(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(100 * time.Millisecond):
-		}
+	if await(ctx, func() bool { err = p.backlog.Look(ctx); return err == nil }) {
+		return nil
 	}
+	return err
 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -54,7 +54,7 @@ func (d devCmd) Run(ctx context.Context) error {
 		return err
 	}
 	log := newLogger(cfg.Log)
-	if err := ledger.Migrate(ctx, ledgerConfig(cfg, log)); err != nil {
+	if err := ledger.Migrate(ctx, ledgerConfig(cfg, log, nil)); err != nil {
 		return err
 	}
 	redis, err := deduct.StartEmbedded()
@@ -78,12 +78,8 @@ func (d devCmd) Run(ctx context.Context) error {
 // greet seeds the demo SKU once the ledger is there, says where everything is, and
 // waits for the end.
 func (a *app) greet(ctx context.Context, adminKey string) error {
-	for !a.ledger.Ready() || a.gateway.BuyersAddr() == nil {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(10 * time.Millisecond):
-		}
+	if !await(ctx, func() bool { return a.ledger.Ready() && a.gateway.BuyersAddr() != nil }) {
+		return nil
 	}
 	if err := a.seed(ctx); err != nil {
 		return fmt.Errorf("seed: %w", err)

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 
 	"flashgate/configs"
 	"flashgate/deduct"
+	"flashgate/internal/testenv"
 	"flashgate/ledger"
 	"flashgate/results"
 	"flashgate/sale"
@@ -35,7 +36,7 @@ func startApp(t *testing.T, change func(*configs.Config)) *running {
 	cfg.Server.Listen, cfg.Admin.Listen, cfg.Admin.Key = "127.0.0.1:0", "127.0.0.1:0", "a-key-of-sixteen-or-more"
 	cfg.Ledger.Driver, cfg.Ledger.DSN = "sqlite", filepath.Join(dir, "ledger.db")
 	change(&cfg)
-	if err := ledger.Migrate(t.Context(), ledgerConfig(cfg, log)); err != nil {
+	if err := ledger.Migrate(t.Context(), ledgerConfig(cfg, log, nil)); err != nil {
 		t.Fatal(err)
 	}
 	redis, err := deduct.StartEmbedded()
@@ -54,9 +55,9 @@ func startApp(t *testing.T, change func(*configs.Config)) *running {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { // joined below
-		ended <- runStages(ctx, log, 10*time.Second, append(a.stages(), stage{"embedded redis", redis.Run}, stage{"embedded nats", nats.Run}))
+		ended <- runStages(ctx, log, testenv.Patience, append(a.stages(), stage{"embedded redis", redis.Run}, stage{"embedded nats", nats.Run}))
 	}()
-	r := &running{app: a, t: t, client: http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}}
+	r := &running{app: a, t: t, client: http.Client{Transport: &http.Transport{}, Timeout: testenv.Patience}}
 	t.Cleanup(func() {
 		r.client.CloseIdleConnections()
 		stop()
@@ -64,19 +65,8 @@ func startApp(t *testing.T, change func(*configs.Config)) *running {
 			t.Errorf("stopping: %v", err)
 		}
 	})
-	r.eventually("the app is ready", func() bool { return a.ledger.Ready() && a.gateway.BuyersAddr() != nil })
+	testenv.Eventually(t, func() bool { return a.ledger.Ready() && a.gateway.BuyersAddr() != nil }, "the app is ready")
 	return r
-}
-
-func (r *running) eventually(what string, cond func() bool) {
-	r.t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); <-tick.C {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: not within ten seconds", what)
-		}
-	}
 }
 
 // ask makes a buyer's request and returns the status and the order, or the problem.
@@ -130,8 +120,7 @@ func TestLifeOfAnOrder(t *testing.T) {
 		}
 		return n
 	}
-	r.checkout.Reload("last")
-	r.eventually("the shield is loaded", func() bool { return left() == 1 })
+	testenv.Eventually(t, func() bool { return left() == 1 }, "the shield is loaded")
 	buy := func(user string) (int, map[string]any) { return r.ask("POST", "/v1/skus/last/orders", user, "") }
 	status, first := buy("ann")
 	if status != 201 {

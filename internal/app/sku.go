@@ -1,11 +1,9 @@
-package main
+package app
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -13,62 +11,6 @@ import (
 	"flashgate/ledger"
 	"flashgate/sale"
 )
-
-type migrateCmd struct{ source }
-
-func (m migrateCmd) Run(ctx context.Context) error {
-	cfg, err := m.load(configs.Tool)
-	if err != nil {
-		return err
-	}
-	if err := ledger.Migrate(ctx, ledgerConfig(cfg, newLogger(cfg.Log))); err != nil {
-		return err
-	}
-	fmt.Println("the ledger's tables are up to date")
-	return nil
-}
-
-// withLedger runs fn with a proved ledger, and ends the ledger afterwards.
-func withLedger(ctx context.Context, s source, fn func(context.Context, configs.Config, *ledger.DB) error) error {
-	cfg, err := s.load(configs.Tool)
-	if err != nil {
-		return err
-	}
-	log := newLogger(cfg.Log)
-	db, err := ledger.New(ledgerConfig(cfg, log))
-	if err != nil {
-		return err
-	}
-	var result error
-	stages := []stage{
-		{"command", func(ctx context.Context) error {
-			result = awaitReady(ctx, db)
-			if result == nil {
-				result = fn(ctx, cfg, db)
-			}
-			return nil
-		}},
-		{"ledger", db.Run},
-	}
-	err = runStages(ctx, slog.New(slog.DiscardHandler), 10*time.Second, stages)
-	return errors.Join(result, err)
-}
-
-// awaitReady gives the ledger ten seconds to answer.
-func awaitReady(ctx context.Context, db *ledger.DB) error {
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	for !db.Ready() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-deadline.C:
-			return errors.Join(errors.New("the ledger does not answer"), db.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
-}
 
 type skuCmd struct {
 	Put  skuPutCmd  `cmd:"" help:"Create a SKU, or replace what is said of it."`

@@ -1,0 +1,103 @@
+package checkout
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"flashgate/sale"
+)
+
+// Units that came back are held against the ledger for a second and a half: longer than
+// a lane's linger, in which the shield may still hear of a batch that found nothing left.
+// The reconciler does the rest.
+const (
+	restockEvery = 100 * time.Millisecond
+	restockLooks = 15
+)
+
+// restocks are the SKUs of which units came back lately. The shield may not have known
+// the order that held them, so each is held against the ledger for a while.
+type restocks struct {
+	mu    sync.Mutex
+	looks map[string]int // SKU -> looks to come
+}
+
+func (r *restocks) add(sku string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.looks == nil {
+		r.looks = make(map[string]int)
+	}
+	r.looks[sku] = restockLooks
+}
+
+// due returns the SKUs to look at now, and counts the look.
+func (r *restocks) due() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := make([]string, 0, len(r.looks))
+	for sku, n := range r.looks {
+		names = append(names, sku)
+		if r.looks[sku] = n - 1; n <= 1 {
+			delete(r.looks, sku)
+		}
+	}
+	return names
+}
+
+// Released gives back to the shield what the ledger has been given back of a SKU, and
+// forgets that it is sold out. Where the shield cannot be told, or does not know the
+// orders, the units are found in the ledger. It is the ledger's hook.
+func (c *Checkout) Released(ctx context.Context, name string, orders []sale.Order) {
+	sku, err := c.Ledger.SKU(ctx, name)
+	if err == nil {
+		err = c.Shield.Release(ctx, sku, orders)
+	}
+	if err != nil {
+		c.log.Debug("shield not told of units given back", "sku", name, "orders", len(orders), "err", err)
+	}
+	c.restocks.add(name)
+	if m, ok := c.memos.Load(name); ok {
+		m.(*memo).soldOut.clear()
+	}
+}
+
+// Changed has a SKU's shield loaded anew, because its stock or rules were changed behind
+// the shield's back; until then its batches go around. It is the ledger's hook.
+func (c *Checkout) Changed(name string) {
+	c.Shield.Distrust(name, c.Ledger.Now())
+	c.memoOf(name).soldOut.clear()
+	c.rebuilds.renew(name)
+	c.restocks.add(name)
+}
+
+// watchRestocks looks after units that came back until ctx ends.
+func (c *Checkout) watchRestocks(ctx context.Context) {
+	tick := time.NewTicker(restockEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.lookAtRestocks(ctx)
+		}
+	}
+}
+
+func (c *Checkout) lookAtRestocks(ctx context.Context) {
+	for _, name := range c.restocks.due() {
+		sku, err := c.Ledger.SKU(ctx, name)
+		if err == nil {
+			err = c.Shield.Raise(ctx, sku)
+		}
+		if errors.Is(err, sale.ErrNotCalled) || ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			c.log.Debug("units that came back not looked for", "sku", name, "err", err)
+		}
+	}
+}

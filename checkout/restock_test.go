@@ -1,0 +1,83 @@
+package checkout
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flashgate/sale"
+)
+
+// orders of SKU "s" that ended.
+func ended(users string) []sale.Order {
+	var out []sale.Order
+	for _, c := range claims(users) {
+		out = append(out, sale.Order{ID: c.ID, SKU: "s", User: c.User, Quantity: 1, Status: sale.StatusCancelled})
+	}
+	return out
+}
+
+func TestReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, config())
+		w.running(t)
+		w.Released(t.Context(), "s", ended("x")) // of which nothing is remembered
+		w.shield.deduct = w.answers("-")
+		if w.settle(t, claims("a")); !w.SoldOut("s") {
+			t.Fatal("not sold out after the shield said so")
+		}
+		if w.Released(t.Context(), "s", ended("yz")); w.SoldOut("s") {
+			t.Error("still sold out, though units came back")
+		}
+		if n := len(w.shield.released); n != 3 {
+			t.Errorf("the shield was told of %d orders, want 3", n)
+		}
+		if d := w.shield.takeDistrusted(); len(d) > 0 {
+			t.Errorf("distrusted %v", d)
+		}
+	})
+}
+
+// What came back is looked for in the ledger for a second and a half after the last time,
+// and then no more.
+func TestUnitsThatCameBackAreLookedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, config())
+		w.running(t)
+		w.Released(t.Context(), "s", ended("x"))
+		pass(time.Second)
+		w.Changed("s")
+		pass(time.Minute)
+		if n := len(w.shield.takeRaised()); n != 10+restockLooks {
+			t.Errorf("%d looks, want ten in the first second and %d after the change", n, restockLooks)
+		}
+	})
+}
+
+// A shield that is away, or a SKU that cannot be looked at, costs the others nothing.
+func TestUnitsThatCameBackWithoutAShield(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, config())
+		w.running(t)
+		w.redis.set(true)
+		w.Released(t.Context(), "s", ended("x"))
+		if len(w.shield.released) > 0 {
+			t.Error("the shield was told past its breaker")
+		}
+		pass(time.Second)
+		if n := len(w.shield.takeRaised()); n > 0 {
+			t.Errorf("%d looks past the breaker", n)
+		}
+		w.redis.set(false)
+		w.shield.mu.Lock()
+		w.shield.fail = errors.New("broken")
+		w.shield.mu.Unlock()
+		w.Released(t.Context(), "gone", nil) // no such SKU
+		w.Released(t.Context(), "s", ended("y"))
+		pass(time.Minute)
+		if n := len(w.shield.takeRaised()); n != restockLooks {
+			t.Errorf("%d looks beside a SKU that is gone, want %d", n, restockLooks)
+		}
+	})
+}

@@ -1,0 +1,165 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"flashgate/audit"
+	"flashgate/checkout"
+	"flashgate/configs"
+	"flashgate/deduct"
+	"flashgate/fallback"
+	"flashgate/gateway"
+	"flashgate/jobs"
+	"flashgate/ledger"
+	"flashgate/queue"
+	"flashgate/results"
+	"flashgate/sale"
+)
+
+// app is a gateway put together: every package's part, joined at the interfaces that
+// its consumers declare. It is the same for serve and dev.
+type app struct {
+	ledger    *ledger.DB
+	nats      *results.Conn
+	publisher *results.Publisher
+	stats     *results.Stats
+	backlog   *results.Backlog
+	shield    *deduct.Shield
+	checkout  *checkout.Checkout
+	queue     *queue.Queue
+	gateway   *gateway.Gateway
+	jobs      *jobs.Scheduler
+}
+
+// newApp joins the parts and starts none. Each part is made of those above it; what the
+// ledger has to tell those below it are its hooks. embedded is dev's nats-server, or nil.
+func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_ *app, err error) {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a := &app{}
+	defer func() {
+		if err != nil && a.nats != nil {
+			a.nats.Close()
+		}
+	}()
+	deduct.SetClientLog(log.With("part", "shield"))
+
+	if a.ledger, err = ledger.New(ledgerConfig(cfg, log, reg)); err != nil {
+		return nil, err
+	}
+	ledgerBreaker, err := fallback.New(breakerConfig("ledger", cfg.Breaker.Ledger, log, nil))
+	if err != nil {
+		return nil, err
+	}
+	natsBreaker, err := fallback.New(breakerConfig("nats", cfg.Breaker.NATS, log, nil))
+	if err != nil {
+		return nil, err
+	}
+	if a.nats, err = results.Connect(natsConfig(cfg, log, reg, embedded)); err != nil {
+		return nil, err
+	}
+	resultsLog := log.With("part", "results")
+	a.publisher, err = results.NewPublisher(results.PublisherConfig{Acked: a.ledger.Acked, Log: resultsLog, Registerer: reg}, a.nats)
+	if err != nil {
+		return nil, err
+	}
+	relay, err := results.NewRelay(results.RelayConfig{Holds: a.publisher.Holds, Log: resultsLog, Registerer: reg}, a.nats, a.ledger)
+	if err != nil {
+		return nil, err
+	}
+	a.stats, err = results.NewStats(results.StatsConfig{Now: a.ledger.Now, Log: resultsLog, Registerer: reg}, a.nats)
+	if err != nil {
+		return nil, err
+	}
+	a.backlog, err = results.NewBacklog(results.BacklogConfig{
+		MaxBatch: cfg.Queue.MaxBatch, Hurry: func() bool { return !ledgerBreaker.Usable() }, Log: resultsLog, Registerer: reg,
+	}, a.nats)
+	if err != nil {
+		return nil, err
+	}
+	if a.shield, err = deduct.New(shieldConfig(cfg, log, reg, a.backlog), a.ledger); err != nil {
+		return nil, err
+	}
+	// What the shield holds is older than what went around it while it was away.
+	shieldBreaker, err := fallback.New(breakerConfig("redis", cfg.Breaker.Redis, log, a.shield.DistrustAll))
+	if err != nil {
+		return nil, err
+	}
+	throttle, err := fallback.NewThrottle(cfg.Fallback.Rate, cfg.Fallback.Burst)
+	if err != nil {
+		return nil, err
+	}
+	guardedLedger, guardedShield := fallback.GuardLedger(a.ledger, ledgerBreaker), fallback.GuardShield(a.shield, shieldBreaker)
+	a.checkout, err = checkout.New(checkoutConfig(cfg, log, reg), checkout.Deps{
+		Shield: guardedShield, Ledger: guardedLedger, Around: throttle,
+		Backlog: fallback.GuardBacklog(a.backlog, natsBreaker), Stats: a.stats,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if a.queue, err = queue.New(queueConfig(cfg, log, reg), a.checkout); err != nil {
+		return nil, err
+	}
+	auditor, err := audit.New(audit.Config{}, auditedLedger{a.ledger}, a.shield, auditedResults{a.nats, a.backlog})
+	if err != nil {
+		return nil, err
+	}
+	edgeLedger := guardedLedger.Asked()
+	a.gateway, err = gateway.New(gatewayConfig(cfg, log, reg), gateway.Deps{
+		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: edgeLedger, Shield: guardedShield,
+		Breakers: fallback.Panel{shieldBreaker, ledgerBreaker, natsBreaker}, Paths: a.checkout, Readiness: a.ledger, Auditor: reported{auditor},
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.ledger.SetHooks(ledger.Hooks{
+		Committed: func(rows []sale.OutboxRow) {
+			if natsBreaker.Usable() { // else the outbox keeps them for the relay
+				a.publisher.Publish(rows)
+			}
+		},
+		Released: a.checkout.Released,
+		Changed:  a.checkout.Changed,
+	})
+
+	ledgerUp := ledgerBreaker.Usable
+	natsUp := func() bool { return natsBreaker.Usable() && a.nats.Ready() }
+	a.jobs, err = jobs.New(jobs.Config{Holder: holder(), Log: log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
+		jobs.Job{Name: "relay", Every: relayEvery, Able: natsUp, Run: leased(relay.Pass)},
+		jobs.Job{Name: "drain", Every: drainEvery, Able: func() bool { return ledgerUp() && natsUp() }, Run: leased(func(ctx context.Context) error {
+			return a.backlog.Drain(ctx, a.checkout.SettleParked)
+		})},
+		jobs.Job{Name: "reconcile", Every: cfg.Reconcile.Period, Able: ledgerUp, Run: leased(func(ctx context.Context) error {
+			return shieldBreaker.Do(ctx, func(ctx context.Context) error { _, err := a.shield.Reconcile(ctx); return err })
+		})},
+		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Able: ledgerUp, Run: a.ledger.Expire},
+		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: leased(a.ledger.Repair)},
+		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: leased(ledgerBreaker.Probe(a.ledger.Ping))},
+		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: leased(natsBreaker.Probe(a.nats.Ping))},
+	)
+	return a, err
+}
+
+// stages is the order of stopping: the edge first, then what works for it, and last
+// what that needs to finish.
+func (a *app) stages() []stage {
+	return []stage{
+		{"gateway", a.gateway.Run},
+		{"queue", a.queue.Run},
+		{"jobs", a.runJobs},
+		{"checkout", a.checkout.Run},
+		{"refusal counts", a.stats.Run},
+		{"publisher", a.publisher.Run},
+		{"backlog", a.backlog.Run},
+		{"ledger", a.ledger.Run},
+		{"shield", a.shield.Run},
+		{"nats", func(ctx context.Context) error {
+			defer a.nats.Close()
+			return a.nats.Run(ctx)
+		}},
+	}
+}

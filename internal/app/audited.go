@@ -1,0 +1,51 @@
+package app
+
+import (
+	"context"
+
+	"flashgate/audit"
+	"flashgate/ledger"
+	"flashgate/results"
+	"flashgate/sale"
+)
+
+// auditedLedger is the ledger as the audit reads it.
+type auditedLedger struct{ *ledger.DB }
+
+func (l auditedLedger) Checks(ctx context.Context, findings int, fn func(sale.Checked) error) error {
+	return l.AuditChecks(ctx, ledger.AuditBounds{Findings: findings}, fn)
+}
+
+func (l auditedLedger) Snapshot(ctx context.Context, fn func(audit.Snapshot) error) error {
+	return l.InSnapshot(ctx, func(s *ledger.Snapshot) error { return fn(s) })
+}
+
+// auditedResults is NATS as the audit reads it.
+type auditedResults struct {
+	*results.Conn
+	backlog *results.Backlog
+}
+
+func (r auditedResults) Extent(ctx context.Context) (last uint64, since int64, err error) {
+	e, err := r.Conn.Extent(ctx)
+	return e.Last, e.Since, err
+}
+
+func (auditedResults) Decode(payload []byte) (sale.Kind, []sale.Order, error) {
+	return results.Decode(payload)
+}
+
+func (r auditedResults) Parked(ctx context.Context, sku string) (int64, error) {
+	return r.backlog.Units(ctx, sku)
+}
+
+// reported is the auditor as the operators' listener asks it.
+type reported struct{ *audit.Auditor }
+
+func (r reported) Audit(ctx context.Context) ([]byte, error) {
+	report, err := r.Auditor.Audit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return report.AppendJSON(nil), nil
+}

@@ -1,0 +1,50 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+)
+
+// How often the jobs run. Orders expire at most three seconds late; repairs of sums read
+// every order, so they are rare.
+const (
+	relayEvery  = 500 * time.Millisecond
+	drainEvery  = 250 * time.Millisecond
+	expireEvery = time.Second
+	repairEvery = time.Minute
+	probeEvery  = time.Second
+)
+
+// holder names this gateway in the leases. It has a random part, because containers
+// share host names and process ids.
+func holder() string { return rand.Text()[:8] + "/" + instance() }
+
+// leased is a job that writes nothing by which an older leader could be told, and so has
+// no use for the token of its lease.
+func leased(run func(context.Context) error) func(context.Context, int64) error {
+	return func(ctx context.Context, _ int64) error { return run(ctx) }
+}
+
+// runJobs begins once the ledger was proved: the leases are kept there.
+func (a *app) runJobs(ctx context.Context) error {
+	if !await(ctx, a.ledger.Ready) {
+		return nil
+	}
+	return a.jobs.Run(ctx)
+}
+
+// await looks again and again until the condition holds; false means that ctx ended
+// before.
+func await(ctx context.Context, cond func() bool) bool {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}

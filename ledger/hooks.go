@@ -1,0 +1,38 @@
+package ledger
+
+import (
+	"context"
+
+	"flashgate/sale"
+)
+
+// Hooks are told what a transaction has changed, after its commit and outside of locks.
+// They are hints, and lost with the process that was to give them: whoever needs to know
+// for certain reads the ledger. A hook that is nil is not called.
+type Hooks struct {
+	// Committed is handed every outbox row of a purchase right after its commit. It must
+	// not block and must not change the rows.
+	Committed func(rows []sale.OutboxRow)
+	// Released is handed the orders of one SKU whose units were given back, with the
+	// context of the call that ended them.
+	Released func(ctx context.Context, sku string, orders []sale.Order)
+	// Changed is told of a SKU whose rules or stock an operator changed here.
+	Changed func(sku string)
+}
+
+// SetHooks sets whom to tell. It is called at most once, before Run.
+func (db *DB) SetHooks(h Hooks) { db.hooks = h }
+
+// released tells of orders whose units were given back, SKU by SKU.
+func (db *DB) released(ctx context.Context, orders []sale.Order) {
+	if db.hooks.Released == nil {
+		return
+	}
+	bySKU := make(map[string][]sale.Order)
+	for _, o := range orders {
+		bySKU[o.SKU] = append(bySKU[o.SKU], o)
+	}
+	for sku, orders := range bySKU {
+		db.hooks.Released(ctx, sku, orders)
+	}
+}

@@ -1,0 +1,114 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"flashgate/sale"
+)
+
+// told records what the hooks say. Each test's calls are its own, one after the other.
+type told struct{ released, changed []string }
+
+func (w *told) hooks() Hooks {
+	return Hooks{
+		Released: func(_ context.Context, sku string, orders []sale.Order) {
+			for _, o := range orders {
+				w.released = append(w.released, fmt.Sprint(sku, " ", o.User, " ", o.Status))
+			}
+		},
+		Changed: func(sku string) { w.changed = append(w.changed, sku) },
+	}
+}
+
+func TestHooksTellOfGiveBacksOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		var w told
+		db := b.open()
+		db.SetHooks(w.hooks())
+		shoe, sock := b.sku("shoe", 10, 2), b.sku("sock", 10, 0)
+		ann := b.reserve(db, shoe, "ann", "1", 2)
+		b.reserve(db, shoe, "bob", "1", 1)
+		b.reserve(db, sock, "cat", "1", 1)
+		if len(w.released) > 0 {
+			t.Errorf("a purchase gave back %v", w.released)
+		}
+		for range 2 { // the second time it is cancelled already
+			if _, err := db.Cancel(t.Context(), ann.ID, "ann"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := db.Cancel(t.Context(), ann.ID, "bob"); !errors.Is(err, sale.ErrUnknownOrder) {
+			t.Errorf("another's order: %v", err)
+		}
+		if !slices.Equal(w.released, []string{"shoe ann cancelled"}) {
+			t.Errorf("a cancellation gave back %v", w.released)
+		}
+		b.overdue(db)
+		w.released = nil
+		for range 2 {
+			if err := db.Expire(t.Context(), b.lead(db)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		slices.Sort(w.released)
+		if !slices.Equal(w.released, []string{"shoe bob expired", "sock cat expired"}) {
+			t.Errorf("expiry gave back %v", w.released)
+		}
+	})
+}
+
+// A cancellation whose COMMIT was answered to nobody is found out by the next attempt,
+// which has to tell of it: nobody else will.
+func TestHooksTellOfGiveBacksThatWereInDoubt(t *testing.T) {
+	needServers(t)
+	b, p := proxied(t)
+	var w told
+	db := b.open()
+	db.SetHooks(w.hooks())
+	o := b.reserve(db, b.sku("shoe", 10, 2), "ann", "1", 2)
+	lost := p.SwallowReply(";COMMIT;")
+	if _, err := db.Cancel(t.Context(), o.ID, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+	default:
+		t.Fatal("no reply was lost")
+	}
+	if !slices.Equal(w.released, []string{"shoe ann cancelled"}) {
+		t.Errorf("given back: %v", w.released)
+	}
+}
+
+func TestHooksTellOfChanges(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		var w told
+		db := b.open()
+		db.SetHooks(w.hooks())
+		sku := sale.SKU{Name: "shoe", UnitPrice: 1, Currency: "EUR", PayWithin: 1000, State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1}
+		if _, _, _, err := db.PutSKU(t.Context(), sku, sale.Stock{Total: 3}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := db.AddStock(t.Context(), "shoe", 2); err != nil {
+			t.Fatal(err)
+		}
+		title := "Shoe"
+		if _, _, err := db.PatchSKU(t.Context(), "shoe", sale.SKUPatch{Title: &title}); err != nil {
+			t.Fatal(err)
+		}
+		var below *sale.StockBelowSoldError
+		if _, _, err := db.AddStock(t.Context(), "shoe", -6); !errors.As(err, &below) {
+			t.Errorf("below nothing: %v", err)
+		}
+		if _, _, err := db.PatchSKU(t.Context(), "sock", sale.SKUPatch{Title: &title}); !errors.Is(err, sale.ErrUnknownSKU) {
+			t.Errorf("no such SKU: %v", err)
+		}
+		if !slices.Equal(w.changed, []string{"shoe", "shoe", "shoe"}) {
+			t.Errorf("told of %v", w.changed)
+		}
+	})
+}
