@@ -15,6 +15,7 @@ var breakerModeNames = [...]string{
 	BreakerAuto: "auto", BreakerForcedOpen: "forced_open", BreakerForcedClosed: "forced_closed",
 }
 
+// String is its name, as it is stored and shown.
 func (m BreakerMode) String() string { return nameOf(breakerModeNames[:], int(m)) }
 
 // ParseBreakerMode reads a mode's name.

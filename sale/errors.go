@@ -30,6 +30,7 @@ type StockBelowSoldError struct {
 	MaxReduction int64
 }
 
+// Error says by how much it may be reduced.
 func (e *StockBelowSoldError) Error() string {
 	return fmt.Sprintf("stock would fall below what is sold; at most %d units can be taken away", e.MaxReduction)
 }

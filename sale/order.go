@@ -19,6 +19,7 @@ var statusNames = [...]string{
 	StatusCancelled: "cancelled", StatusExpired: "expired", StatusRejected: "rejected",
 }
 
+// String is its name, as it is stored and shown.
 func (s Status) String() string { return nameOf(statusNames[:], int(s)) }
 
 // ParseStatus reads a status's name.

@@ -27,6 +27,7 @@ var outcomeNames = [...]string{
 	TimedOut: "timeout", Queued: "queued",
 }
 
+// String is its name, as it is stored and shown.
 func (o Outcome) String() string { return nameOf(outcomeNames[:], int(o)) }
 
 // ParseOutcome reads an outcome's name.

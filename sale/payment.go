@@ -38,6 +38,7 @@ var paymentOutcomeNames = [...]string{
 	PaymentApplied: "paid", PaymentRetaken: "retaken", PaymentRefund: "refund", PaymentFailed: "failed",
 }
 
+// String is its name, as it is stored and shown.
 func (o PaymentOutcome) String() string { return nameOf(paymentOutcomeNames[:], int(o)) }
 
 // ParsePaymentOutcome reads an outcome's name.

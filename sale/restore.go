@@ -19,4 +19,5 @@ var restoreResultNames = [...]string{
 	RestoreNoStock: "no_stock", RestoreOverLimit: "over_limit", RestoreUnknownSKU: "unknown_sku",
 }
 
+// String is its name, as it is stored and shown.
 func (r RestoreResult) String() string { return nameOf(restoreResultNames[:], int(r)) }

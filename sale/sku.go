@@ -35,6 +35,7 @@ const (
 
 var saleStateNames = [...]string{StateOpen: "open", StatePaused: "paused", StateClosed: "closed"}
 
+// String is its name, as it is stored and shown.
 func (s SaleState) String() string { return nameOf(saleStateNames[:], int(s)) }
 
 // ParseSaleState reads a state's name.
@@ -56,6 +57,7 @@ const (
 
 var heatNames = [...]string{HeatAuto: "auto", HeatHot: "hot", HeatCold: "cold"}
 
+// String is its name, as it is stored and shown.
 func (h Heat) String() string { return nameOf(heatNames[:], int(h)) }
 
 // ParseHeat reads a heat's name.

@@ -113,7 +113,7 @@ func look(t *testing.T, f *file, n ast.Node) {
 		if f.tests && isCall(n, "time", "Sleep") && !f.imports("testing/synctest") {
 			t.Errorf("%s: a test that sleeps is slow or flaky; poll with a deadline or use testing/synctest", f.at(n))
 		}
-		product := !f.tests && f.ast.Name.Name != "main" && !strings.HasPrefix(f.path, "internal/")
+		product := !f.tests && !strings.HasPrefix(f.path, "internal/testenv/")
 		if name, ok := n.Fun.(*ast.Ident); ok && name.Name == "panic" && product && len(n.Args) == 1 {
 			if text, ok := n.Args[0].(*ast.BasicLit); ok && text.Kind == token.STRING {
 				t.Errorf("%s: product code returns errors", f.at(n))
@@ -271,37 +271,6 @@ func rootOf(e ast.Expr) *ast.Ident {
 			e = x.X
 		default:
 			return nil
-		}
-	}
-}
-
-// TestGoroutinesAreWatched asks every package that starts goroutines to look for
-// leaks in its tests.
-func TestGoroutinesAreWatched(t *testing.T) {
-	starts := map[string]string{}
-	watched := map[string]bool{}
-	for _, f := range sources(t) {
-		if f.tests {
-			looks := bytes.Contains(f.text, []byte("goleak.")) || bytes.Contains(f.text, []byte("testenv.Main("))
-			watched[f.dir()] = watched[f.dir()] || looks
-			continue
-		}
-		ast.Inspect(f.ast, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.GoStmt:
-				starts[f.dir()] = f.at(n)
-			case *ast.CallExpr:
-				// errgroup's and WaitGroup's Go.
-				if s, ok := n.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "Go" && len(n.Args) == 1 {
-					starts[f.dir()] = f.at(n)
-				}
-			}
-			return true
-		})
-	}
-	for dir, where := range starts {
-		if !watched[dir] {
-			t.Errorf("%s starts a goroutine, and no test of %s uses goleak", where, dir)
 		}
 	}
 }
