@@ -1,6 +1,6 @@
 // Package configs is the configuration as plain data: its shape, its defaults, where
-// it is read from, and what is refused. It imports nothing of ours; package main
-// translates it into each package's own Config.
+// it is read from, and what is refused. It imports nothing of ours;
+// internal/app translates it into each package's own Config.
 //
 // A key is the path of yaml tags from Config to a leaf, joined by dots. Every key can
 // be given in the YAML file and in the environment, where it is FLASHGATE_ and the
