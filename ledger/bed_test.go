@@ -19,9 +19,10 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 // bed is a fresh, migrated database for one test.
 type bed struct {
-	t   testing.TB
-	cfg Config
-	raw *sql.DB // goes around everything under test
+	t       testing.TB
+	cfg     Config
+	dialect dialect
+	raw     *sql.DB // goes around everything under test
 }
 
 // onEach runs the test on every database that is supported.
@@ -48,9 +49,15 @@ func needServers(t testing.TB) {
 
 func newBed(t testing.TB, cfg Config) *bed {
 	t.Helper()
-	cfg.Encode = encodeForTest
+	cfg.MaxGroup, cfg.Committers, cfg.CatalogSize = 1024, 2, 10_000
+	cfg.Encode, cfg.Logger = encodeForTest, slog.New(slog.DiscardHandler)
 	if os.Getenv("LEDGER_TEST_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	// On a busy machine everything takes its time, which must not look like a failure.
+	cfg.RetryFor = testenv.Patience
+	if cfg.Driver == "mysql" {
+		cfg.DSN += fmt.Sprintf("?timeout=%[1]v&readTimeout=%[1]v&writeTimeout=%[1]v", testenv.Patience)
 	}
 	if err := Migrate(t.Context(), cfg); err != nil {
 		t.Fatal(err)
@@ -59,12 +66,12 @@ func newBed(t testing.TB, cfg Config) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := d.open(cfg.DSN, 30*time.Second)
+	raw, err := d.open(cfg.DSN)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = raw.Close() })
-	return &bed{t: t, cfg: cfg, raw: raw}
+	return &bed{t: t, cfg: cfg, dialect: d, raw: raw}
 }
 
 // encodeForTest makes one JSON array of the orders.
@@ -79,8 +86,16 @@ func encodeForTest(_ sale.Kind, orders []sale.Order) []byte {
 	return append(b, ']')
 }
 
-// open starts a ledger on the bed's database and ends it with the test.
+// open makes a ledger on the bed's database and runs it until the test ends.
 func (b *bed) open(change ...func(*Config)) *DB {
+	b.t.Helper()
+	db := b.new(change...)
+	b.run(db)
+	return db
+}
+
+// new makes a ledger with limits that a busy machine does not reach.
+func (b *bed) new(change ...func(*Config)) *DB {
 	b.t.Helper()
 	cfg := b.cfg
 	for _, fn := range change {
@@ -90,6 +105,13 @@ func (b *bed) open(change ...func(*Config)) *DB {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	db.limits = limits{call: testenv.Patience, connect: testenv.Patience, connLifetime: time.Hour, outboxAge: time.Hour}
+	return db
+}
+
+// run runs the ledger until the test ends.
+func (b *bed) run(db *DB) {
+	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	var runErr error
@@ -102,14 +124,76 @@ func (b *bed) open(change ...func(*Config)) *DB {
 		}
 	})
 	testenv.Eventually(b.t, db.Ready, "the ledger is ready")
-	return db
 }
 
-// exec runs SQL around the ledger.
+// exec runs SQL around the ledger, again where others' locks were in its way.
 func (b *bed) exec(query string, args ...any) {
 	b.t.Helper()
-	if _, err := b.raw.ExecContext(context.Background(), query, args...); err != nil {
-		b.t.Fatalf("%s: %v", query, err)
+	testenv.Eventually(b.t, func() bool {
+		_, err := b.raw.ExecContext(context.Background(), query, args...)
+		if err != nil && b.dialect.classify(err) != contended {
+			b.t.Fatalf("%s: %v", query, err)
+		}
+		return err == nil
+	}, "%s", query)
+}
+
+// session is a connection around the ledger, on which a transaction may stay open for
+// as long as a busy machine needs.
+type session struct {
+	t    testing.TB
+	conn *sql.Conn
+}
+
+func (b *bed) session() *session {
+	b.t.Helper()
+	conn, err := b.raw.Conn(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = conn.Close() })
+	s := &session{b.t, conn}
+	if b.cfg.Driver == "mysql" {
+		s.exec("SET SESSION idle_transaction_timeout=0")
+	}
+	return s
+}
+
+func (s *session) exec(queries ...string) {
+	s.t.Helper()
+	for _, q := range queries {
+		if _, err := s.conn.ExecContext(context.Background(), q); err != nil {
+			s.t.Fatalf("%s: %v", q, err)
+		}
+	}
+}
+
+// lockStock begins somebody else's transaction, which holds the SKU's stock rows.
+func (b *bed) lockStock(sku string) *session {
+	b.t.Helper()
+	s := b.session()
+	s.exec("START TRANSACTION", "SELECT sold FROM stock WHERE sku = '"+sku+"' FOR UPDATE")
+	return s
+}
+
+// executing waits until the server executes a statement that holds the text, and
+// returns the connection's id there.
+func (b *bed) executing(text string) (id int64) {
+	b.t.Helper()
+	testenv.Eventually(b.t, func() bool {
+		id = b.number("SELECT MIN(id) FROM information_schema.processlist WHERE info LIKE ? AND id <> CONNECTION_ID() AND db = DATABASE()", "%"+text+"%")
+		return id != 0
+	}, "the server executes %s", text)
+	return id
+}
+
+// disturbed waits until what a proxy was set to do has happened.
+func disturbed(t testing.TB, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(testenv.Patience):
+		t.Fatal("no connection was disturbed")
 	}
 }
 

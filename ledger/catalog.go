@@ -227,7 +227,7 @@ func (db *DB) watchCatalog(ctx context.Context) error {
 
 // readChanges reads again what is remembered and has changed since then.
 func (db *DB) readChanges(ctx context.Context, since int64) error {
-	ctx, cancel := context.WithTimeout(ctx, db.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, db.limits.call)
 	defer cancel()
 	rows, err := db.sql.QueryContext(ctx, "SELECT sku, version FROM skus WHERE changed_at >= ?", since)
 	if err != nil {
@@ -283,7 +283,7 @@ func scanSKU(r scanner) (*sale.SKU, error) {
 
 // readSKUs returns those of the SKUs that exist. Errors wrap sale.ErrUnavailable.
 func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SKU, error) {
-	ctx, cancel := context.WithTimeout(ctx, db.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, db.limits.call)
 	defer cancel()
 	q := append([]byte(nil), "SELECT "+skuColumns+" FROM skus WHERE sku IN ("...)
 	for i, name := range names {

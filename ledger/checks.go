@@ -10,15 +10,6 @@ import (
 	"flashgate/sale"
 )
 
-// AuditBounds says how far an audit goes.
-type AuditBounds struct {
-	// Findings is how many findings of each check are reported (default 100).
-	Findings int
-	// OutboxAge is how old an outbox row may be before it is a finding (default 1m).
-	// Too low reports what is on its way; too high is late to say that nobody relays.
-	OutboxAge time.Duration
-}
-
 // check is one invariant as a query for what breaks it. Its columns are the SKU, the
 // order id or an empty one, and figures for the detail.
 type check struct {
@@ -45,7 +36,7 @@ const (
 
 // checks are the invariants that a query can judge alone. None of them loads a table
 // into this process; what they sort and group is the database's.
-func checks(now int64, b AuditBounds) []check {
+func checks(now int64, outboxAge time.Duration) []check {
 	return []check{
 		{
 			name: "stock_sold", promise: "sold is what live orders hold, per stock row",
@@ -89,7 +80,7 @@ func checks(now int64, b AuditBounds) []check {
 		},
 		{
 			name: "outbox_age", promise: "events are published soon",
-			query:  `SELECT sku, '', id, kind, ` + fmt.Sprint(now) + ` - at FROM outbox WHERE at < ` + fmt.Sprint(now-b.OutboxAge.Milliseconds()),
+			query:  `SELECT sku, '', id, kind, ` + fmt.Sprint(now) + ` - at FROM outbox WHERE at < ` + fmt.Sprint(now-outboxAge.Milliseconds()),
 			detail: "row %s (%s) has waited for %s ms", figures: 3,
 		},
 		{
@@ -114,21 +105,15 @@ func checks(now int64, b AuditBounds) []check {
 }
 
 // AuditChecks holds every invariant of the ledger against one consistent snapshot of
-// it, and hands fn each of them, in a fixed order, with the findings against it. An
-// error of fn ends it and is returned as it is; other errors wrap sale.ErrUnavailable.
-// It takes no locks, and may run beside a sale; a long one makes the database keep old
+// it, and hands fn each of them, in a fixed order, with the findings against it, at most
+// bound of each. An error of fn ends it and is returned as it is; others wrap
+// sale.ErrUnavailable. It takes no locks, and may run beside a sale; a long one makes the database keep old
 // versions of rows. It has a connection of its own, without the time limits of the
 // others.
-func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Checked) error) error {
-	if b.Findings <= 0 {
-		b.Findings = 100
-	}
-	if b.OutboxAge <= 0 {
-		b.OutboxAge = time.Minute
-	}
+func (db *DB) AuditChecks(ctx context.Context, bound int, fn func(sale.Checked) error) error {
 	return db.InSnapshot(ctx, func(state *Snapshot) error {
-		for _, c := range checks(db.Now(), b) {
-			found, err := c.run(ctx, state.conn, b.Findings)
+		for _, c := range checks(db.Now(), db.limits.outboxAge) {
+			found, err := c.run(ctx, state.conn, bound)
 			if err != nil {
 				return db.away(ctx, fmt.Errorf("check %s: %w", c.name, err))
 			}
@@ -136,7 +121,7 @@ func (db *DB) AuditChecks(ctx context.Context, b AuditBounds, fn func(sale.Check
 				return err
 			}
 		}
-		found, err := checkDue(ctx, state.conn, b.Findings)
+		found, err := checkDue(ctx, state.conn, bound)
 		if err != nil {
 			return db.away(ctx, fmt.Errorf("check %s: %w", found.Check, err))
 		}

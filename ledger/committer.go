@@ -182,8 +182,6 @@ func (j *job) fail(err error) {
 
 // The times of a committer's connection.
 const (
-	// connectTimeout bounds dialling and the fence together.
-	connectTimeout = 2 * time.Second
 	// connectPause is how long a failure to connect answers for the next attempts, so
 	// that the many jobs of a group do not each wait for a dead server.
 	connectPause = 50 * time.Millisecond
@@ -216,7 +214,7 @@ func (c *committer) connect() error {
 }
 
 func (c *committer) dial() error {
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), c.db.limits.connect)
 	defer cancel()
 	conn, err := c.db.sql.Conn(ctx)
 	if err != nil {

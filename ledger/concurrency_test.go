@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
-	"time"
 
 	"flashgate/internal/testenv"
 	"flashgate/sale"
@@ -27,7 +26,7 @@ func TestManyLedgersOneDatabase(t *testing.T) {
 			b.sku("a-limit", 400, 3), b.sku("b-free", 600, 0), b.sku("c-few", 30, 2),
 			b.sku("d-wide", 400, 4, func(s *sale.SKU) { s.Segments = 4 }), b.sku("e-gone", 0, 0),
 		}
-		h := &history{t: t, offered: map[sale.OrderID]*sale.Claim{}, reserved: map[sale.OrderID]int{}, refused: map[sale.OrderID]bool{}}
+		h := &history{t: t, proxy: proxy, offered: map[sale.OrderID]*sale.Claim{}, reserved: map[sale.OrderID]int{}, refused: map[sale.OrderID]bool{}}
 		var wg sync.WaitGroup
 		for l := range ledgers {
 			db := b.open(func(c *Config) { c.MaxGroup = 64 })
@@ -40,25 +39,7 @@ func TestManyLedgersOneDatabase(t *testing.T) {
 				})
 			}
 		}
-		done := make(chan struct{})
-		var cutter sync.WaitGroup
-		if proxy != nil {
-			cutter.Go(func() {
-				tick := time.NewTicker(40 * time.Millisecond)
-				defer tick.Stop()
-				for {
-					select {
-					case <-done:
-						return
-					case <-tick.C:
-						proxy.Cut()
-					}
-				}
-			})
-		}
 		wg.Wait()
-		close(done)
-		cutter.Wait()
 		b.checkInvariants()
 		h.check(b)
 	})
@@ -66,8 +47,11 @@ func TestManyLedgersOneDatabase(t *testing.T) {
 
 // history is everything that all gateways were told.
 type history struct {
-	t        *testing.T
+	t     *testing.T
+	proxy *testenv.Proxy // or nil
+
 	mu       sync.Mutex
+	rounds   int
 	offered  map[sale.OrderID]*sale.Claim
 	reserved map[sale.OrderID]int
 	refused  map[sale.OrderID]bool // for stock or limit, and never reserved before
@@ -101,6 +85,7 @@ func (h *history) round(db *DB, rng *rand.Rand, skus []*sale.SKU) {
 	r, err := db.Commit(h.t.Context(), batch)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.disturb()
 	if err != nil {
 		h.unsure++
 		return
@@ -121,6 +106,22 @@ func (h *history) round(db *DB, rng *rand.Rand, skus []*sale.SKU) {
 		default:
 			h.t.Errorf("verdict %v, %v", v.Outcome, v.Err)
 		}
+	}
+}
+
+// disturb breaks connections after every few rounds, and so never more often than the
+// ledgers get on: all of them, wherever they are, or one before or after a COMMIT.
+func (h *history) disturb() {
+	if h.rounds++; h.proxy == nil || h.rounds%8 != 0 {
+		return
+	}
+	switch h.rounds / 8 % 4 {
+	case 0, 1:
+		h.proxy.Cut()
+	case 2:
+		h.proxy.CutBefore(";COMMIT;")
+	case 3:
+		h.proxy.SwallowReply(";COMMIT;")
 	}
 }
 

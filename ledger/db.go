@@ -28,26 +28,16 @@ type Config struct {
 	// parameters that correctness needs are added here; it need not name any.
 	DSN string
 
-	// MaxGroup is the most claims one transaction holds (default 1024). Too low and
-	// flushes bound the rate; too high and one failure redoes much work while the
-	// buyers of a group wait for its slowest row.
+	// MaxGroup is the most claims one transaction holds.
 	MaxGroup int
-	// Committers is how many groups are under way at once (default 2; SQLite has one
-	// writer and always uses 1). One leaves the database idle while the gateway
-	// prepares the next group; many make groups small and wait for each other's rows.
+	// Committers is how many groups are under way at once. SQLite has one writer and
+	// always uses one.
 	Committers int
-	// RetryFor is how long after its start a group whose outcome is unknown, or which
-	// lost to deadlocks, is begun anew (default 4s). Too low and a short failover turns
-	// into errors; it adds to the age a tentative deduction must reach to be given back.
+	// RetryFor is how long after its start a transaction whose outcome is unknown, or
+	// which lost to deadlocks, is begun anew. Too low and a short failover turns into
+	// errors; it adds to the age a tentative deduction must reach to be given back.
 	RetryFor time.Duration
-	// CallTimeout bounds each read or write on a connection (default 4s). It must
-	// exceed the lock wait of 3 s, or a wait for a row looks like a dead server.
-	CallTimeout time.Duration
-	// ExhaustedIDs bounds how many order ids of sold-out SKUs are kept in memory, 16
-	// bytes each (default 1,000,000). Too low and repeats on a sold-out SKU cost reads.
-	ExhaustedIDs int
-	// CatalogSize is how many SKUs are remembered (default 65,536). Too low and a sale
-	// over many SKUs reads them again and again.
+	// CatalogSize is how many SKUs are remembered.
 	CatalogSize int
 
 	// Encode makes the payload of an outbox row. Required. It is called from several
@@ -58,54 +48,45 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-// The bounds of the configuration, for whoever checks it before New does.
-const (
-	MaxGroupLimit      = 8192
-	MaxCommittersLimit = 32
-	lockWait           = 3 * time.Second
-)
-
-func (c *Config) setDefaults() error {
-	if c.MaxGroup == 0 {
-		c.MaxGroup = 1024
-	}
-	if c.Committers == 0 {
-		c.Committers = 2
-	}
-	if c.RetryFor == 0 {
-		c.RetryFor = 4 * time.Second
-	}
-	if c.CallTimeout == 0 {
-		c.CallTimeout = 4 * time.Second
-	}
-	if c.ExhaustedIDs == 0 {
-		c.ExhaustedIDs = 1_000_000
-	}
-	if c.CatalogSize == 0 {
-		c.CatalogSize = 65_536
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+func (c *Config) validate() error {
 	switch {
-	case c.MaxGroup < 1 || c.MaxGroup > MaxGroupLimit:
-		return fmt.Errorf("ledger.max_group must be 1..%d", MaxGroupLimit)
-	case c.Committers < 1 || c.Committers > MaxCommittersLimit:
-		return fmt.Errorf("ledger.committers must be 1..%d", MaxCommittersLimit)
-	case c.RetryFor < 0 || c.ExhaustedIDs < 0 || c.CatalogSize < 0:
-		return errors.New("ledger: durations and bounds must not be negative")
-	case c.CallTimeout <= lockWait:
-		return fmt.Errorf("ledger: CallTimeout must exceed the lock wait of %v", lockWait)
-	case c.Encode == nil:
-		return errors.New("ledger: Encode is missing")
+	case c.MaxGroup < 1 || c.Committers < 1 || c.CatalogSize < 1 || c.RetryFor <= 0:
+		return errors.New("ledger: MaxGroup, Committers, CatalogSize and RetryFor must be positive")
+	case c.Encode == nil || c.Logger == nil:
+		return errors.New("ledger: Encode and Logger are required")
 	}
 	return nil
+}
+
+const (
+	// lockWait is how long a statement waits for a row; sessionSetup says the same.
+	lockWait = 3 * time.Second
+	// callTimeout bounds each read or write on a connection. It exceeds lockWait, or a
+	// wait for a row would look like a dead server.
+	callTimeout = lockWait + time.Second
+	// connectTimeout bounds a committer's dialling and its fence together.
+	connectTimeout = 2 * time.Second
+	// connLifetime bounds how long whoever only reads stays with a primary that was
+	// demoted, which does not close its connections.
+	connLifetime = time.Minute
+	// maxExhaustedIDs bounds how many order ids of sold-out SKUs are kept in memory, 16
+	// bytes each. Too few and repeats on a sold-out SKU cost reads.
+	maxExhaustedIDs = 1_000_000
+	// maxOutboxAge is how old an outbox row may be before the audit reports it. Lower
+	// would report what is on its way; higher is late to say that nobody relays.
+	maxOutboxAge = time.Minute
+)
+
+// limits are those of the constants above that tests change before Run.
+type limits struct {
+	call, connect, connLifetime, outboxAge time.Duration
 }
 
 // DB is the ledger. Its methods may be called from any goroutine, once Run has
 // proved the database; until then they answer sale.ErrUnavailable.
 type DB struct {
 	cfg     Config
+	limits  limits
 	log     *slog.Logger
 	hooks   Hooks
 	dialect dialect
@@ -125,14 +106,14 @@ type DB struct {
 
 // New checks the configuration and starts nothing.
 func New(cfg Config) (*DB, error) {
-	if err := cfg.setDefaults(); err != nil {
+	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	d, err := dialectOf(cfg.Driver)
 	if err != nil {
 		return nil, err
 	}
-	pool, err := d.open(cfg.DSN, cfg.CallTimeout)
+	pool, err := d.open(cfg.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("ledger.dsn: %w", err)
 	}
@@ -141,19 +122,17 @@ func New(cfg Config) (*DB, error) {
 		cfg.Committers = 1
 	}
 	db := &DB{
-		cfg: cfg, log: cfg.Logger, dialect: d, sql: pool,
-		clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
+		cfg: cfg, limits: limits{callTimeout, connectTimeout, connLifetime, maxOutboxAge},
+		log: cfg.Logger, dialect: d, sql: pool, clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
 	}
 	pool.SetMaxOpenConns(cfg.Committers + 16)
 	pool.SetMaxIdleConns(cfg.Committers + 8)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
-	// Whoever reads on a connection to a primary that was demoted does not notice.
-	pool.SetConnMaxLifetime(time.Minute)
 	if d.singleWriter() {
 		db.turns = make(chan struct{}, 1)
 	}
 	db.queue.init()
-	db.exhausted.init(cfg.ExhaustedIDs)
+	db.exhausted.init(maxExhaustedIDs)
 	if db.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, err
 	}
@@ -167,6 +146,7 @@ func New(cfg Config) (*DB, error) {
 func (db *DB) Run(ctx context.Context) error {
 	defer func() { _ = db.sql.Close() }()
 	defer db.queue.close()
+	db.sql.SetConnMaxLifetime(db.limits.connLifetime)
 	if err := db.connect(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -242,8 +222,8 @@ func (db *DB) noteErr(err error) {
 	db.lastErr.Store(&err)
 }
 
-// away turns a failure of the database into the sentinel that callers know. Errors
-// of the caller's own context and sentinels pass unchanged.
+// away wraps a failure in the sentinel that callers know, and remembers it as the
+// database's, unless it is that the caller's own context has ended.
 func (db *DB) away(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

@@ -23,8 +23,10 @@ func TestPrimaryIsDemoted(t *testing.T) {
 	after.sku("shoe", 100, 1)
 	p := testenv.NewProxy(t, old.Addr)
 	gateway := *before
-	gateway.cfg.DSN = strings.Replace(strings.Replace(old.DSN, old.Addr, p.Addr, 1), "root@", "app:app@", 1)
-	db := gateway.open(func(c *Config) { c.Committers = 1 })
+	gateway.cfg.DSN = strings.Replace(strings.Replace(before.cfg.DSN, old.Addr, p.Addr, 1), "root@", "app:app@", 1)
+	db := gateway.new(func(c *Config) { c.Committers = 1 })
+	db.limits.connLifetime = time.Second // which is waited for
+	gateway.run(db)
 	if _, err := db.Commit(t.Context(), admitted(sku, claims(sku, "a", 10)...)); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"time"
 )
 
 // failure sorts what a database answers by what has to be done about it.
@@ -24,7 +23,7 @@ const (
 type dialect interface {
 	name() string
 	// open returns a pool whose every connection is set up for this package.
-	open(dsn string, callTimeout time.Duration) (*sql.DB, error)
+	open(dsn string) (*sql.DB, error)
 	// openForMigration returns a pool without limits on how long a call takes.
 	openForMigration(dsn string) (*sql.DB, error)
 	singleWriter() bool

@@ -13,7 +13,7 @@ func TestLeaseChangesHandsUnderANewToken(t *testing.T) {
 		l := b.open().Leases()
 		acquire := func(holder string, wantToken int64, wantHeld bool) {
 			t.Helper()
-			token, held, err := l.Acquire(t.Context(), "relay", holder, time.Minute)
+			token, held, err := l.Acquire(t.Context(), "relay", holder, time.Hour)
 			if err != nil || token != wantToken || held != wantHeld {
 				t.Fatalf("%s: token %d, held %v, %v; want %d, %v", holder, token, held, err, wantToken, wantHeld)
 			}
@@ -47,7 +47,7 @@ func TestOneHolderAtATime(t *testing.T) {
 			var holders atomic.Int64
 			for g := range 8 {
 				wg.Go(func() {
-					_, held, err := db.Leases().Acquire(t.Context(), fmt.Sprintf("job%d", round), fmt.Sprintf("gateway%d", g), time.Minute)
+					_, held, err := db.Leases().Acquire(t.Context(), fmt.Sprintf("job%d", round), fmt.Sprintf("gateway%d", g), time.Hour)
 					if err != nil {
 						t.Error(err)
 					}

@@ -89,11 +89,7 @@ func TestUnknownOutcomesOfChanges(t *testing.T) {
 				if err != nil || got.Status != d.want {
 					t.Fatalf("%v, %v", got.Status, err)
 				}
-				select {
-				case <-sprung:
-				default:
-					t.Fatal("nothing was lost")
-				}
+				disturbed(t, sprung)
 				if stored, err := db.Order(t.Context(), o.ID); err != nil || stored != got {
 					t.Errorf("answered %+v, stored %+v, %v", got, stored, err)
 				}
@@ -106,11 +102,12 @@ func TestUnknownOutcomesOfChanges(t *testing.T) {
 	}
 }
 
-// TestChangesWithoutADatabase answers at once where nothing was sent, and gives up in
-// the end where something was.
+// TestChangesWithoutADatabase answers at once where nothing was sent, which is long
+// before what was sent would be given up, and gives up in the end where something was.
 func TestChangesWithoutADatabase(t *testing.T) {
 	b, p := proxied(t)
-	db := b.open(func(c *Config) { c.RetryFor = 700 * time.Millisecond })
+	const giveUp = 700 * time.Millisecond
+	db, hasty := b.open(func(c *Config) { c.RetryFor = 24 * time.Hour }), b.open(func(c *Config) { c.RetryFor = giveUp })
 	sku := b.sku("shoe", 10, 2)
 	o := b.reserve(db, sku, "ann", "1", 2)
 	b.overdue(db)
@@ -120,12 +117,8 @@ func TestChangesWithoutADatabase(t *testing.T) {
 			continue
 		}
 		p.Refuse(true)
-		start := time.Now()
 		if _, err := d.do(t.Context(), b, db, token, &o); !errors.Is(err, sale.ErrUnavailable) {
 			t.Errorf("%s: %v", d.name, err)
-		}
-		if took := time.Since(start); took > 500*time.Millisecond {
-			t.Errorf("%s: the answer took %v", d.name, took)
 		}
 		p.Refuse(false)
 	}
@@ -134,10 +127,10 @@ func TestChangesWithoutADatabase(t *testing.T) {
 		p.CutBefore("results.cancelled")
 	}
 	start := time.Now()
-	if _, err := db.Cancel(t.Context(), o.ID, o.User); !errors.Is(err, sale.ErrUnavailable) {
+	if _, err := hasty.Cancel(t.Context(), o.ID, o.User); !errors.Is(err, sale.ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
-	if took := time.Since(start); took < 600*time.Millisecond || took > 3*time.Second {
+	if took := time.Since(start); took < giveUp {
 		t.Errorf("it gave up after %v", took)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -167,20 +160,8 @@ func TestALimitIsSetInBetween(t *testing.T) {
 			b.exec("UPDATE orders SET pay_by = 1 WHERE order_id = ?", o.ID[:])
 			b.exec("UPDATE due SET pay_by = 1 WHERE ids = ?", o.ID[:])
 			token := b.lead(db)
-			operator, err := b.raw.Conn(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = operator.Close() }()
-			run := func(statements ...string) {
-				t.Helper()
-				for _, q := range statements {
-					if _, err := operator.ExecContext(t.Context(), q); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			run("START TRANSACTION", "UPDATE stock SET raises = raises + 0, sku_version = 2 WHERE sku = 'shoe'")
+			operator := b.session()
+			operator.exec("START TRANSACTION", "UPDATE stock SET raises = raises + 0, sku_version = 2 WHERE sku = 'shoe'")
 			type answer struct {
 				order sale.Order
 				err   error
@@ -190,13 +171,10 @@ func TestALimitIsSetInBetween(t *testing.T) {
 				got, err := d.do(t.Context(), b, db, token, &o)
 				answered <- answer{got, err}
 			}()
-			waits := d.name != "pay" // which needs no stock
-			if waits {
-				testenv.Eventually(t, func() bool {
-					return b.number("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'UPDATE stock SET total%'") == 1
-				}, "it waits for the stock row")
+			if d.name != "pay" { // which needs no stock
+				b.executing("UPDATE stock SET total")
 			}
-			run("UPDATE skus SET per_user_limit = 5, version = 2 WHERE sku = 'shoe'",
+			operator.exec("UPDATE skus SET per_user_limit = 5, version = 2 WHERE sku = 'shoe'",
 				"INSERT INTO buyers (sku, user_id, units, unit_limit) SELECT sku, user_id, SUM(quantity), 5 FROM orders WHERE status IN "+live+" GROUP BY sku, user_id",
 				"COMMIT")
 			got := <-answered

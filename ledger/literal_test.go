@@ -69,7 +69,7 @@ func FuzzMySQLLiterals(f *testing.F) {
 
 func FuzzSQLiteLiterals(f *testing.F) {
 	seedLiterals(f)
-	db, err := sqliteDialect{}.open(f.TempDir()+"/x.db", 0)
+	db, err := sqliteDialect{}.open(f.TempDir() + "/x.db")
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -29,7 +29,7 @@ SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,inn
 func (mysqlDialect) name() string       { return "mysql" }
 func (mysqlDialect) singleWriter() bool { return false }
 
-func (d mysqlDialect) open(dsn string, callTimeout time.Duration) (*sql.DB, error) {
+func (d mysqlDialect) open(dsn string) (*sql.DB, error) {
 	cfg, err := mysqlConfig(dsn)
 	if err != nil {
 		return nil, err

@@ -131,7 +131,9 @@ func TestReads(t *testing.T) {
 
 func TestFindExhausted(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
-		db := b.open(func(c *Config) { c.ExhaustedIDs = 150 })
+		db := b.new()
+		db.exhausted.bound = 150
+		b.run(db)
 		sku := b.sku("shoe", 101, 0)
 		bought := claims(sku, "u", 100)
 		settleGroup(t, db, admitted(sku, bought...))
@@ -203,10 +205,7 @@ func TestFindExhausted(t *testing.T) {
 
 func TestShutdownAnswersWhatWasAccepted(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
-		db, err := New(b.cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		db := b.new()
 		ctx, cancel := testContext(t)
 		var running, callers sync.WaitGroup
 		running.Go(func() {
@@ -250,14 +249,14 @@ func TestWithdrawnClaimsAreNotCommitted(t *testing.T) {
 	b := mariaBed(t)
 	db := b.open(func(c *Config) { c.Committers = 1 })
 	sku := b.sku("shoe", 10, 0)
-	lock := lockStock(t, b, "shoe")
+	lock := b.lockStock("shoe")
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if r, err := db.Commit(t.Context(), admitted(sku, claims(sku, "first", 1)...)); err != nil || r.Verdicts[0].Outcome != sale.Reserved {
 			t.Errorf("%+v, %v", r, err)
 		}
 	})
-	b.awaitStatement("INSERT INTO stock", 1)
+	b.executing("INSERT INTO stock")
 	ctx, cancel := testContext(t)
 	var err error
 	var second sync.WaitGroup

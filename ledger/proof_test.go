@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"flashgate/internal/testenv"
 	"flashgate/sale"
@@ -14,11 +13,8 @@ import (
 // refused runs a ledger that has to end by itself, with a line that holds the text.
 func (b *bed) refused(text string) {
 	b.t.Helper()
-	db, err := New(b.cfg)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	err = db.Run(b.t.Context())
+	db := b.new()
+	err := db.Run(b.t.Context())
 	if err == nil || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "\n") {
 		b.t.Errorf("Run: %v; want one line with %q", err, text)
 	}
@@ -93,10 +89,7 @@ func TestReadOnlyServerIsWaitedFor(t *testing.T) {
 	server := testenv.OwnMariaDB(t)
 	b := newBed(t, Config{Driver: "mysql", DSN: server.DSN})
 	b.exec("SET GLOBAL read_only = 1")
-	db, err := New(b.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	db := b.new()
 	done := make(chan error, 1)
 	ctx, cancel := testContext(t)
 	defer func() {
@@ -130,18 +123,25 @@ func TestMigrateAgainAndTogether(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	encode := func(sale.Kind, []sale.Order) []byte { return nil }
-	for want, cfg := range map[string]Config{
-		"neither mysql nor sqlite": {Driver: "postgres", DSN: "x", Encode: encode},
-		"names no database":        {Driver: "mysql", DSN: "root@tcp(127.0.0.1:3306)/", Encode: encode},
-		"path of a file":           {Driver: "sqlite", DSN: ":memory:", Encode: encode},
-		"max_group":                {Driver: "sqlite", DSN: "x", Encode: encode, MaxGroup: -1},
-		"committers":               {Driver: "sqlite", DSN: "x", Encode: encode, Committers: 99},
-		"CallTimeout":              {Driver: "sqlite", DSN: "x", Encode: encode, CallTimeout: time.Second},
-		"Encode":                   {Driver: "sqlite", DSN: "x"},
+	good := sqliteBed(t).cfg
+	for _, c := range []struct {
+		want   string
+		change func(*Config)
+	}{
+		{"neither mysql nor sqlite", func(c *Config) { c.Driver = "postgres" }},
+		{"names no database", func(c *Config) { c.Driver, c.DSN = "mysql", "root@tcp(127.0.0.1:3306)/" }},
+		{"path of a file", func(c *Config) { c.DSN = ":memory:" }},
+		{"MaxGroup", func(c *Config) { c.MaxGroup = 0 }},
+		{"Committers", func(c *Config) { c.Committers = -1 }},
+		{"RetryFor", func(c *Config) { c.RetryFor = 0 }},
+		{"CatalogSize", func(c *Config) { c.CatalogSize = 0 }},
+		{"Encode", func(c *Config) { c.Encode = nil }},
+		{"Logger", func(c *Config) { c.Logger = nil }},
 	} {
-		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("New: %v; want %q", err, want)
+		cfg := good
+		c.change(&cfg)
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("New: %v; want %q", err, c.want)
 		}
 	}
 }
@@ -159,12 +159,7 @@ func TestSQLiteFileWithOddName(t *testing.T) {
 
 // TestRunEndedBeforeTheDatabaseWasThere must not leave a ledger that says it is ready.
 func TestRunEndedBeforeTheDatabaseWasThere(t *testing.T) {
-	db, err := New(Config{
-		Driver: "mysql", DSN: "root@tcp(127.0.0.1:1)/x", Encode: func(sale.Kind, []sale.Order) []byte { return nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	db := sqliteBed(t).new(func(c *Config) { c.Driver, c.DSN = "mysql", "root@tcp(127.0.0.1:1)/x" })
 	ctx, cancel := testContext(t)
 	cancel()
 	if err := db.Run(ctx); err != nil || db.Ready() {

@@ -287,18 +287,20 @@ func TestRestoreThroughBrokenConnections(t *testing.T) {
 	}
 	kept.Status, kept.Version = sale.StatusPaid, 2
 	list = append(list, kept)
-	p.SwallowReply(";COMMIT;")
+	lost := p.SwallowReply(";COMMIT;")
 	for i, got := range b.restored(db, list...) {
 		if got != "restored" {
 			t.Errorf("%d: %s", i, got)
 		}
 	}
-	p.CutBefore(";COMMIT;")
+	disturbed(t, lost)
+	cut := p.CutBefore("LEFT JOIN stock")
 	for i, got := range b.restored(db, list...) {
 		if got != "exists" {
 			t.Errorf("%d: %s", i, got)
 		}
 	}
+	disturbed(t, cut)
 	b.clean(db)
 }
 

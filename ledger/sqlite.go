@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"time"
 
 	"modernc.org/sqlite"
 )
@@ -21,7 +20,7 @@ func (sqliteDialect) name() string       { return "sqlite" }
 func (sqliteDialect) singleWriter() bool { return true }
 
 // open adds what durability and writers' turns need to the DSN's own parameters.
-func (sqliteDialect) open(dsn string, _ time.Duration) (*sql.DB, error) {
+func (sqliteDialect) open(dsn string) (*sql.DB, error) {
 	if dsn == "" || strings.Contains(dsn, ":memory:") {
 		return nil, errors.New("it must be the path of a file")
 	}
@@ -42,7 +41,7 @@ func (sqliteDialect) open(dsn string, _ time.Duration) (*sql.DB, error) {
 	return sql.OpenDB(c), nil
 }
 
-func (d sqliteDialect) openForMigration(dsn string) (*sql.DB, error) { return d.open(dsn, 0) }
+func (d sqliteDialect) openForMigration(dsn string) (*sql.DB, error) { return d.open(dsn) }
 
 // The primary result codes of SQLite that are told apart.
 const (

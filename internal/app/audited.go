@@ -13,7 +13,7 @@ import (
 type auditedLedger struct{ *ledger.DB }
 
 func (l auditedLedger) Checks(ctx context.Context, findings int, fn func(sale.Checked) error) error {
-	return l.AuditChecks(ctx, ledger.AuditBounds{Findings: findings}, fn)
+	return l.AuditChecks(ctx, findings, fn)
 }
 
 func (l auditedLedger) Snapshot(ctx context.Context, fn func(audit.Snapshot) error) error {
