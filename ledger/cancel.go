@@ -16,23 +16,23 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 	var refusal error
 	done := false
 	err := db.insist(ctx, func(ctx context.Context, on *try) error {
-		held, err := db.readHeld(ctx, on.conn, []sale.OrderID{id})
+		found, err := db.readOrders(ctx, on.conn, []sale.OrderID{id})
 		if err != nil {
 			return err
 		}
 		refusal, done = nil, false
 		switch {
-		case len(held) == 0 || held[0].User != user:
+		case len(found) == 0 || found[0].User != user:
 			refusal = sale.ErrUnknownOrder
-		case held[0].Status == sale.StatusPaid:
+		case found[0].Status == sale.StatusPaid:
 			refusal = sale.ErrAlreadyPaid
-		case held[0].Status == sale.StatusExpired:
+		case found[0].Status == sale.StatusExpired:
 			refusal = sale.ErrOrderExpired
-		case held[0].Status == sale.StatusCancelled:
-			order, done = held[0].Order, on.unsure
+		case found[0].Status == sale.StatusCancelled:
+			order, done = found[0].Order, on.unsure
 		default:
 			t := &transition{db: db, at: db.Now()}
-			order, done = t.giveBack(held, sale.StatusCancelled)[0], true
+			order, done = t.giveBack(found, sale.StatusCancelled)[0], true
 			return t.write(ctx, on)
 		}
 		return nil

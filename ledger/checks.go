@@ -107,9 +107,9 @@ func checks(now int64, outboxAge time.Duration) []check {
 // AuditChecks holds every invariant of the ledger against one consistent snapshot of
 // it, and hands fn each of them, in a fixed order, with the findings against it, at most
 // bound of each. An error of fn ends it and is returned as it is; others wrap
-// sale.ErrUnavailable. It takes no locks, and may run beside a sale; a long one makes the database keep old
-// versions of rows. It has a connection of its own, without the time limits of the
-// others.
+// sale.ErrUnavailable. It takes no locks, and may run beside a sale; a long one makes
+// the database keep old versions of rows. It has a connection of its own, without the
+// time limits of the others.
 func (db *DB) AuditChecks(ctx context.Context, bound int, fn func(sale.Checked) error) error {
 	return db.InSnapshot(ctx, func(state *Snapshot) error {
 		for _, c := range checks(db.Now(), db.limits.outboxAge) {

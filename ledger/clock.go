@@ -13,9 +13,9 @@ const (
 	clockSamples = 8
 	// clockDrift is how far two clocks may drift apart within those measurements.
 	clockDrift = 5 * time.Millisecond
-	// clockHold is the longest that time stands still because the database's clock was
-	// set back; beyond it this clock is set back too.
-	clockHold = 10 * time.Second
+	// clockStandstill is the longest that time stands still because the database's clock
+	// was set back; beyond it this clock is set back too.
+	clockStandstill = 10 * time.Second
 )
 
 // clock follows the database's clock: this machine's monotonic clock plus an offset
@@ -42,7 +42,7 @@ func newClock() *clock {
 func (c *clock) local() int64 { return c.wall + time.Since(c.start).Microseconds() }
 
 // Now is Unix ms on the database's clock. It does not go back, except when the
-// database's clock was set back by more than clockHold.
+// database's clock was set back by more than clockStandstill.
 func (c *clock) Now() int64 {
 	now := (c.local() + c.offset.Load()) / 1000
 	for {
@@ -89,7 +89,7 @@ func (c *clock) adjust(s clockSample) {
 		}
 	}
 	c.offset.Store(best.offset)
-	if now := (c.local() + best.offset) / 1000; c.last.Load()-now > clockHold.Milliseconds() {
+	if now := (c.local() + best.offset) / 1000; c.last.Load()-now > clockStandstill.Milliseconds() {
 		c.last.Store(now)
 	}
 }

@@ -23,24 +23,24 @@ type job struct {
 
 // part is the claims of one call.
 type part struct {
-	w          *waiting
-	optimistic bool // it was offered as admitted: a refusal contradicts the shield
+	call       *call
+	optimistic bool // the shield admitted it: a refusal contradicts the shield
 }
 
 func (j *job) asks() []ask {
 	if len(j.parts) == 1 {
-		return j.parts[0].w.asks
+		return j.parts[0].call.asks
 	}
 	var all []ask
 	for _, p := range j.parts {
-		all = append(all, p.w.asks...)
+		all = append(all, p.call.asks...)
 	}
 	return all
 }
 
 func (j *job) claims() (n int) {
 	for _, p := range j.parts {
-		n += len(p.w.asks)
+		n += len(p.call.asks)
 	}
 	return n
 }
@@ -53,10 +53,10 @@ type committer struct {
 	used time.Time // when conn was last known to be good
 	step int64     // distance of neighbouring outbox ids
 	text *script   // reused from group to group
-	// offered is the mark of the transaction that was sent last; nil: it wrote nothing.
-	offered *attemptMark
+	// sent is the mark of the transaction that was sent last; nil: it wrote nothing.
+	sent    *attemptMark
 	refusal error // why run did not succeed
-	// started is when the group at hand was taken, deadline when it is not tried again.
+	// started is when the group at hand was begun, deadline when it is not tried again.
 	started, deadline time.Time
 	// failure is why the last attempt to connect failed, and when.
 	failure   error
@@ -73,7 +73,7 @@ func (db *DB) runCommitter(_ context.Context, number int) error {
 	c := db.newCommitter(number)
 	defer c.drop()
 	for {
-		group := db.queue.take(db.cfg.MaxGroup)
+		group := db.queue.next(db.cfg.MaxGroup)
 		if group == nil {
 			return nil
 		}
@@ -82,13 +82,13 @@ func (db *DB) runCommitter(_ context.Context, number int) error {
 }
 
 // settle answers every call of the group exactly once.
-func (c *committer) settle(group []*waiting) {
+func (c *committer) settle(group []*call) {
 	start := time.Now()
 	c.started, c.deadline = start, start.Add(c.db.cfg.RetryFor)
 	admitted, direct := sortGroup(group, c.db.Now())
 	claims := 0
-	for _, w := range group {
-		claims += len(w.asks)
+	for _, call := range group {
+		claims += len(call.asks)
 	}
 	if len(admitted) > 0 {
 		contradicted := c.commitOptimistic(admitted)
@@ -103,14 +103,14 @@ func (c *committer) settle(group []*waiting) {
 
 // sortGroup makes one job per SKU and way. Claims go optimistic when the shield
 // admitted them and nothing known here speaks against them.
-func sortGroup(group []*waiting, now int64) (admitted, direct []*job) {
+func sortGroup(group []*call, now int64) (admitted, direct []*job) {
 	optimistic := make(map[string]*job)
 	locked := make(map[string]*job)
-	for _, w := range group {
-		offered := !w.batch.LockFirst && w.batch.Segments != nil
-		ok := offered && w.batch.SKU.Gate(now) == sale.Reserved && !hasAnySegment(w.asks)
+	for _, call := range group {
+		byShield := !call.batch.LockFirst && call.batch.Segments != nil
+		ok := byShield && call.batch.SKU.Gate(now) == sale.Reserved && !hasAnySegment(call.asks)
 		if ok {
-			if j := optimistic[w.batch.SKU.Name]; j != nil && j.sku.Version != w.batch.SKU.Version {
+			if j := optimistic[call.batch.SKU.Name]; j != nil && j.sku.Version != call.batch.SKU.Version {
 				ok = false
 			}
 		}
@@ -118,9 +118,9 @@ func sortGroup(group []*waiting, now int64) (admitted, direct []*job) {
 		if ok {
 			in = optimistic
 		}
-		j := in[w.batch.SKU.Name]
+		j := in[call.batch.SKU.Name]
 		if j == nil {
-			j = &job{sku: w.batch.SKU, at: now}
+			j = &job{sku: call.batch.SKU, at: now}
 			in[j.sku.Name] = j
 			if ok {
 				admitted = append(admitted, j)
@@ -128,7 +128,7 @@ func sortGroup(group []*waiting, now int64) (admitted, direct []*job) {
 				direct = append(direct, j)
 			}
 		}
-		j.parts = append(j.parts, part{w: w, optimistic: offered})
+		j.parts = append(j.parts, part{call: call, optimistic: byShield})
 	}
 	return admitted, direct
 }
@@ -153,11 +153,11 @@ func joinJobs(jobs, more []*job) []*job {
 // answer gives the job's verdicts to the calls they belong to.
 func (j *job) answer(verdicts []sale.Verdict, left map[int]int64) {
 	for _, p := range j.parts {
-		mine := verdicts[:len(p.w.asks)]
-		verdicts = verdicts[len(p.w.asks):]
-		r := &p.w.result
+		mine := verdicts[:len(p.call.asks)]
+		verdicts = verdicts[len(p.call.asks):]
+		r := &p.call.result
 		for i, v := range mine {
-			r.Verdicts[p.w.asks[i].index] = v
+			r.Verdicts[p.call.asks[i].index] = v
 			switch v.Outcome {
 			case sale.Duplicate, sale.Conflict, sale.LimitReached, sale.SoldOut:
 				r.Contradicted = r.Contradicted || p.optimistic
@@ -166,7 +166,7 @@ func (j *job) answer(verdicts []sale.Verdict, left map[int]int64) {
 				r.Left = left
 			}
 		}
-		p.w.done <- reply{result: *r}
+		p.call.done <- reply{result: *r}
 	}
 }
 
@@ -176,7 +176,7 @@ func (j *job) fail(err error) {
 		err = fmt.Errorf("%w: %w", sale.ErrUnavailable, err)
 	}
 	for _, p := range j.parts {
-		p.w.done <- reply{err: err}
+		p.call.done <- reply{err: err}
 	}
 }
 
@@ -222,7 +222,7 @@ func (c *committer) dial() error {
 	}
 	err = c.db.dialect.settings(ctx, conn)
 	if err == nil {
-		c.step, err = c.db.dialect.hold(ctx, conn, c.name)
+		c.step, err = c.db.dialect.fence(ctx, conn, c.name)
 	}
 	if err != nil {
 		discard(conn)

@@ -53,10 +53,10 @@ func (db *DB) transact(ctx context.Context, fn func(ctx context.Context, conn *s
 }
 
 func (db *DB) transactOnce(ctx context.Context, fn func(ctx context.Context, conn *sql.Conn) error) error {
-	if err := db.takeTurn(ctx); err != nil {
+	if err := db.lockWriter(ctx); err != nil {
 		return err
 	}
-	defer db.leaveTurn()
+	defer db.unlockWriter()
 	conn, err := db.sql.Conn(ctx)
 	if err != nil {
 		return err
@@ -83,23 +83,23 @@ func (db *DB) transactOnce(ctx context.Context, fn func(ctx context.Context, con
 	return err
 }
 
-// takeTurn waits in line for a database with one writer. SQLite's own waiting is a
+// lockWriter waits in line for a database with one writer. SQLite's own waiting is a
 // lottery, in which an operator never wins against a committer under load.
-func (db *DB) takeTurn(ctx context.Context) error {
-	if db.turns == nil {
+func (db *DB) lockWriter(ctx context.Context) error {
+	if db.writer == nil {
 		return nil
 	}
 	select {
-	case db.turns <- struct{}{}:
+	case db.writer <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (db *DB) leaveTurn() {
-	if db.turns != nil {
-		<-db.turns
+func (db *DB) unlockWriter() {
+	if db.writer != nil {
+		<-db.writer
 	}
 }
 

@@ -97,7 +97,7 @@ type DB struct {
 	lastErr atomic.Pointer[error]
 	clock   *clock
 	catalog *catalog
-	turns   chan struct{} // held by the writer of a database that has only one; else nil
+	writer  chan struct{} // held by the writer of a database that has only one; else nil
 
 	queue     groupQueue
 	acks      ackList
@@ -129,7 +129,7 @@ func New(cfg Config) (*DB, error) {
 	pool.SetMaxIdleConns(cfg.Committers + 8)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	if d.singleWriter() {
-		db.turns = make(chan struct{}, 1)
+		db.writer = make(chan struct{}, 1)
 	}
 	db.queue.init()
 	db.exhausted.init(maxExhaustedIDs)

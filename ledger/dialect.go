@@ -38,26 +38,26 @@ type dialect interface {
 	forUpdate() string
 	// byPrimaryKey follows a table's name where only the primary key may be used.
 	byPrimaryKey() string
-	// onConflict opens an upsert's tail for the key; offered is the value that the
-	// insert offered for a column.
+	// onConflict opens an upsert's tail for the key; inserted is the value that it would
+	// have inserted into a column.
 	onConflict(key string) string
-	offered(column string) string
+	inserted(column string) string
 
-	// takeStock and settleStock append the statements for the last rows of a
+	// addSold and setStock append the statements for the last rows of a
 	// transaction; they fail as violated when a row does not exist.
-	takeStock(s *script, rows []takenUnits)
-	settleStock(s *script, rows []settledStock)
+	addSold(s *script, rows []soldUnits)
+	setStock(s *script, rows []lockedStock)
 	// endExactly closes a statement, which fails as violated unless it changed so many
 	// rows. lease appends one that fails as violated unless the lease is held under
 	// the token, and keeps it so until the transaction ends.
 	endExactly(s *script, rows int)
 	lease(s *script, name string, token int64)
 
-	// hold takes exclusive possession of a committer's name on a fresh connection,
+	// fence takes exclusive possession of a committer's name on a fresh connection,
 	// so that no earlier connection of that name can still commit anything.
-	hold(ctx context.Context, conn *sql.Conn, name string) (step int64, err error)
+	fence(ctx context.Context, conn *sql.Conn, name string) (step int64, err error)
 	// exec runs a script that writes, query one that reads: it calls the n-th reader
-	// for each row of the n-th statement that is marked selects.
+	// for each row of the n-th statement that selects.
 	exec(ctx context.Context, conn *sql.Conn, s *script) error
 	query(ctx context.Context, conn *sql.Conn, s *script, read ...func(*sql.Rows) error) error
 	// snapshot is the statements that begin a transaction which only reads, and sees

@@ -17,7 +17,7 @@ type exhaustedSets struct {
 	bound int // ids held in all sets together
 
 	mu   sync.Mutex
-	held int
+	size int
 	tick int64 // counts uses, for eviction
 	sets map[string]*idSet
 }
@@ -106,7 +106,7 @@ func (e *exhaustedSets) use(sku string, state stockState, ids int) (set []sale.O
 			e.evict(0)
 		}
 		if s != nil {
-			e.held -= len(s.ids)
+			e.size -= len(s.ids)
 		}
 		s = &idSet{state: state}
 		e.sets[sku] = s
@@ -130,7 +130,7 @@ const maxExhaustedSets = 4096
 
 // evict drops the least recently used sets until need more ids fit, and at least one.
 func (e *exhaustedSets) evict(need int) {
-	for first := true; (first || e.held+need > e.bound) && len(e.sets) > 0; first = false {
+	for first := true; (first || e.size+need > e.bound) && len(e.sets) > 0; first = false {
 		var oldest string
 		for name, s := range e.sets {
 			if !s.loading && (oldest == "" || s.used < e.sets[oldest].used) {
@@ -140,7 +140,7 @@ func (e *exhaustedSets) evict(need int) {
 		if oldest == "" {
 			return
 		}
-		e.held -= len(e.sets[oldest].ids)
+		e.size -= len(e.sets[oldest].ids)
 		delete(e.sets, oldest)
 	}
 }
@@ -178,10 +178,10 @@ func (db *DB) loadIDs(ctx context.Context, sku string, state stockState) []sale.
 		return nil
 	}
 	s.loading = true // keeps it from being evicted for its own sake
-	if e.held+len(ids) > e.bound {
+	if e.size+len(ids) > e.bound {
 		e.evict(len(ids))
 	}
 	s.loading, s.loaded, s.ids = false, true, ids
-	e.held += len(ids)
+	e.size += len(ids)
 	return ids
 }

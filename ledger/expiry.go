@@ -174,7 +174,7 @@ type expiry struct {
 	broken map[string]error // by SKU
 	locked bool             // lock the orders from the first attempt on
 
-	tried []heldOrder // what the last attempt was to end
+	tried []orderRow // what the last attempt was to end
 	ended map[sale.OrderID]sale.Order
 	lost  bool // the lease has passed on
 }
@@ -201,22 +201,22 @@ func (e *expiry) attempt(ctx context.Context, on *try) error {
 		}
 		defer discard(on.conn)
 	}
-	held, err := e.db.readHeld(ctx, on.conn, e.ids)
+	found, err := e.db.readOrders(ctx, on.conn, e.ids)
 	if err != nil {
 		return err
 	}
 	if on.unsure {
-		e.recognise(held)
+		e.recognise(found)
 	}
 	e.tried = e.tried[:0]
 	left := make(map[sale.OrderID]bool)
-	for _, h := range held {
-		switch _, broken := e.broken[h.SKU]; {
-		case h.Status != sale.StatusReserved:
+	for _, row := range found {
+		switch _, broken := e.broken[row.SKU]; {
+		case row.Status != sale.StatusReserved:
 		case broken:
-			left[h.ID] = true
+			left[row.ID] = true
 		default:
-			e.tried = append(e.tried, h)
+			e.tried = append(e.tried, row)
 		}
 	}
 	for _, r := range e.rows {
@@ -238,11 +238,11 @@ func (e *expiry) attempt(ctx context.Context, on *try) error {
 }
 
 // recognise finds the work of an earlier attempt whose outcome was unknown.
-func (e *expiry) recognise(held []heldOrder) {
+func (e *expiry) recognise(found []orderRow) {
 	for _, was := range e.tried {
-		i := slices.IndexFunc(held, func(h heldOrder) bool { return h.ID == was.ID })
-		if i >= 0 && held[i].Status == sale.StatusExpired && held[i].Version == was.Version+1 {
-			e.ended[was.ID] = held[i].Order
+		i := slices.IndexFunc(found, func(row orderRow) bool { return row.ID == was.ID })
+		if i >= 0 && found[i].Status == sale.StatusExpired && found[i].Version == was.Version+1 {
+			e.ended[was.ID] = found[i].Order
 		}
 	}
 }
@@ -251,8 +251,8 @@ func (e *expiry) recognise(held []heldOrder) {
 // hold up another, and then deletes the rows that have done their duty.
 func (e *expiry) bySKU(ctx context.Context) error {
 	ids := make(map[string][]sale.OrderID)
-	for _, h := range e.tried {
-		ids[h.SKU] = append(ids[h.SKU], h.ID)
+	for _, row := range e.tried {
+		ids[row.SKU] = append(ids[row.SKU], row.ID)
 	}
 	for _, sku := range slices.Sorted(maps.Keys(ids)) {
 		part := &expiry{db: e.db, token: e.token, ids: ids[sku], locked: true, ended: e.ended}
@@ -288,6 +288,6 @@ func (t *transition) lock(ctx context.Context, conn *sql.Conn, ids []sale.OrderI
 	s.raw("SELECT order_id FROM orders" + d.byPrimaryKey() + " WHERE order_id IN (")
 	s.ids(sorted)
 	s.raw(") ORDER BY order_id" + d.forUpdate())
-	s.endMarked(selects, 0)
+	s.endWith(selects, 0)
 	return d.query(ctx, conn, s, func(*sql.Rows) error { return nil })
 }

@@ -133,7 +133,7 @@ func TestExpiryUnderAnotherLease(t *testing.T) {
 			done <- err
 		}()
 		if b.cfg.Driver == "sqlite" {
-			testenv.Eventually(t, func() bool { return len(db.turns) == 1 }, "the leader begins")
+			testenv.Eventually(t, func() bool { return len(db.writer) == 1 }, "the leader begins")
 		} else {
 			b.executing("FROM job_leases WHERE name='" + ExpireJob + "'")
 		}

@@ -140,11 +140,11 @@ func TestFence(t *testing.T) {
 	defer discard(fresh)
 	d := mysqlDialect{}
 	for conn, name := range map[*sql.Conn]string{old: "a", other: "b"} {
-		if _, err := d.hold(t.Context(), conn, name); err != nil {
+		if _, err := d.fence(t.Context(), conn, name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if step, err := d.hold(t.Context(), fresh, "a"); err != nil || step != 1 {
+	if step, err := d.fence(t.Context(), fresh, "a"); err != nil || step != 1 {
 		t.Fatal(step, err)
 	}
 	if _, err := old.ExecContext(t.Context(), "COMMIT"); err == nil {

@@ -16,9 +16,9 @@ func settleGroup(t *testing.T, db *DB, batches ...sale.CommitBatch) []sale.Commi
 	t.Helper()
 	c := db.newCommitter(99)
 	defer c.drop()
-	group := make([]*waiting, len(batches))
+	group := make([]*call, len(batches))
 	for i, b := range batches {
-		w, err := newWaiting(b)
+		w, err := newCall(b)
 		if err != nil {
 			t.Fatal(err)
 		}

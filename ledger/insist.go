@@ -85,10 +85,10 @@ func (db *DB) insistOn(ctx context.Context, refusals int, attempt func(ctx conte
 // attemptOnce is not interrupted by ctx once it has a connection, which would leave
 // its outcome open; the connection's own limits bound it.
 func (db *DB) attemptOnce(ctx context.Context, attempt func(context.Context, *try) error, t *try) (err error) {
-	if err := db.takeTurn(ctx); err != nil {
+	if err := db.lockWriter(ctx); err != nil {
 		return err
 	}
-	defer db.leaveTurn()
+	defer db.unlockWriter()
 	t.conn, err = db.sql.Conn(ctx)
 	if err != nil {
 		return err

@@ -110,7 +110,7 @@ func (db *DB) insertBuyers(ctx context.Context, conn *sql.Conn, sku *sale.SKU, u
 			s.raw(")")
 		}
 		s.raw(db.dialect.onConflict("sku,user_id"))
-		s.raw("units=" + db.dialect.offered("units") + ",unit_limit=" + db.dialect.offered("unit_limit"))
+		s.raw("units=" + db.dialect.inserted("units") + ",unit_limit=" + db.dialect.inserted("unit_limit"))
 		if _, err := conn.ExecContext(ctx, string(s.text)); err != nil {
 			return err
 		}

@@ -114,7 +114,7 @@ func (c *committer) collect(w *writes, j *job, k *knowledge, r *ruling) {
 	}
 	for _, s := range r.stock {
 		if s.changed {
-			w.settled = append(w.settled, settledStock{j.sku.Name, s})
+			w.locked = append(w.locked, lockedStock{j.sku.Name, s})
 		}
 	}
 	w.outbox = c.db.appendEvents(w.outbox, j.sku.Name, orders, j.at)

@@ -136,16 +136,16 @@ func (mysqlDialect) appendBytes(b []byte, p []byte) []byte {
 	}
 	return appendMySQLBinary(b, p)
 }
-func (mysqlDialect) begin() string                { return "START TRANSACTION" }
-func (mysqlDialect) forUpdate() string            { return " FOR UPDATE" }
-func (mysqlDialect) byPrimaryKey() string         { return " FORCE INDEX (PRIMARY)" }
-func (mysqlDialect) onConflict(string) string     { return " ON DUPLICATE KEY UPDATE " }
-func (mysqlDialect) offered(column string) string { return "VALUES(" + column + ")" }
+func (mysqlDialect) begin() string                 { return "START TRANSACTION" }
+func (mysqlDialect) forUpdate() string             { return " FOR UPDATE" }
+func (mysqlDialect) byPrimaryKey() string          { return " FORCE INDEX (PRIMARY)" }
+func (mysqlDialect) onConflict(string) string      { return " ON DUPLICATE KEY UPDATE " }
+func (mysqlDialect) inserted(column string) string { return "VALUES(" + column + ")" }
 
-// hold takes the named lock that belongs to the committer. Where an earlier
+// fence takes the named lock that belongs to the committer. Where an earlier
 // connection of the committer still has it, that connection is ended first: once the
 // lock is ours, nothing sent on the earlier one can commit any more.
-func (mysqlDialect) hold(ctx context.Context, conn *sql.Conn, name string) (int64, error) {
+func (mysqlDialect) fence(ctx context.Context, conn *sql.Conn, name string) (int64, error) {
 	// MySQL does not know MariaDB's limit on idle transactions. A limit on idle
 	// connections serves: an idle committer finds out by its ping and connects again.
 	var version string
@@ -198,7 +198,7 @@ func (mysqlDialect) exec(ctx context.Context, conn *sql.Conn, s *script) error {
 			return nil
 		}
 		ids := r.AllLastInsertIds()
-		for i, m := range s.marks {
+		for i, m := range s.expects {
 			if m.what == outboxInsert && i < len(ids) {
 				s.firstOutboxID = ids[i]
 			}
@@ -239,11 +239,11 @@ func isMissingTable(err error) bool {
 	return isSQLiteMissingTable(err)
 }
 
-// takeStock adds units by upsert, which locks exactly the rows it names. A SKU whose
+// addSold adds units by upsert, which locks exactly the rows it names. A SKU whose
 // rules have changed since is refused by the CHECK. A row that did not exist would be
 // inserted: the guard behind notices, because an insert counts one row and an update
 // two, and fails by a subquery of two rows, before the COMMIT.
-func (mysqlDialect) takeStock(s *script, rows []takenUnits) {
+func (mysqlDialect) addSold(s *script, rows []soldUnits) {
 	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
 	for i, r := range rows {
 		s.comma(i)
@@ -254,8 +254,8 @@ func (mysqlDialect) takeStock(s *script, rows []takenUnits) {
 	s.guardUpserts(len(rows))
 }
 
-// settleStock gives locked rows their new figures.
-func (mysqlDialect) settleStock(s *script, rows []settledStock) {
+// setStock gives locked rows their new figures.
+func (mysqlDialect) setStock(s *script, rows []lockedStock) {
 	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
 	for i, r := range rows {
 		s.comma(i)

@@ -205,7 +205,7 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 		c.sku, c.stock, c.created = *before, had, c.made && before.Version == 1
 		return errAbandon
 	}
-	spreadRows := spread(rows, after.Segments, stock, after.Segments != before.Segments)
+	rowsAfter := distribute(rows, after.Segments, stock, after.Segments != before.Segments)
 	if err := db.writeSKU(ctx, conn, before, &after, c.created); err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 		return err
 	}
 	c.sku, c.stock = after, stock
-	return db.writeStock(ctx, conn, &after, rows, spreadRows)
+	return db.writeStock(ctx, conn, &after, rows, rowsAfter)
 }
 
 func (db *DB) lockSKU(ctx context.Context, conn *sql.Conn, name string) (*sale.SKU, error) {
@@ -309,9 +309,9 @@ func (db *DB) writeStock(ctx context.Context, conn *sql.Conn, sku *sale.SKU, bef
 	s.raw(db.dialect.onConflict("sku,segment"))
 	for i, column := range []string{"total", "reserved", "sku_version"} {
 		s.comma(i)
-		s.raw(column + "=" + db.dialect.offered(column))
+		s.raw(column + "=" + db.dialect.inserted(column))
 	}
-	s.raw(",raises=stock.raises+" + db.dialect.offered("raises"))
+	s.raw(",raises=stock.raises+" + db.dialect.inserted("raises"))
 	_, err := conn.ExecContext(ctx, string(s.text))
 	return err
 }

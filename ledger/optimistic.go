@@ -64,11 +64,11 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 			failAll(jobs, err)
 			return gaveUp
 		}
-		c.offered = nil
-		// Other writers hold their turns for as long as one transaction takes.
-		_ = c.db.takeTurn(context.Background())
+		c.sent = nil
+		// Where there is one writer, others hold the place for one transaction each.
+		_ = c.db.lockWriter(context.Background())
 		err := attempt()
-		c.db.leaveTurn()
+		c.db.unlockWriter()
 		c.refusal = err
 		switch c.db.dialect.classify(err) {
 		case noFailure:
@@ -121,10 +121,10 @@ func (c *committer) learn() (committed bool, err error) {
 	}
 	for {
 		if err = c.connect(); err == nil {
-			if c.offered == nil {
+			if c.sent == nil {
 				return false, nil
 			}
-			if committed, err = c.offered.committed(c.db, c.conn); err == nil {
+			if committed, err = c.sent.committed(c.db, c.conn); err == nil {
 				return committed, nil
 			}
 			c.drop()
@@ -171,7 +171,7 @@ func (c *committer) prepare(jobs []*job) *optimisticGroup {
 		asks := j.asks()
 		orders := make([]sale.Order, len(asks))
 		verdicts := make([]sale.Verdict, len(asks))
-		firstTaken := len(g.w.taken)
+		firstSold := len(g.w.sold)
 		for n, a := range asks {
 			orders[n] = sale.NewOrder(a.claim, j.sku, a.segment, j.at)
 			verdicts[n] = sale.Verdict{Outcome: sale.Reserved, Order: &orders[n]}
@@ -179,7 +179,7 @@ func (c *committer) prepare(jobs []*job) *optimisticGroup {
 			if j.sku.PerUserLimit > 0 {
 				g.w.buyers = append(g.w.buyers, buyerUnits{j.sku.Name, a.claim.User, a.claim.Quantity, j.sku.PerUserLimit})
 			}
-			g.w.take(firstTaken, takenUnits{j.sku.Name, a.segment, a.claim.Quantity, j.sku.Version})
+			g.w.sell(firstSold, soldUnits{j.sku.Name, a.segment, a.claim.Quantity, j.sku.Version})
 		}
 		g.verdicts[i] = verdicts
 		g.w.outbox = c.db.appendEvents(g.w.outbox, j.sku.Name, orders, j.at)
@@ -222,7 +222,7 @@ func (c *committer) write(g *optimisticGroup) error {
 // execute appends the writes to the script that the caller began, runs it, and
 // announces what was committed.
 func (c *committer) execute(w *writes) error {
-	c.offered = w.append(c.text)
+	c.sent = w.append(c.text)
 	if err := c.db.dialect.exec(context.Background(), c.conn, c.text); err != nil {
 		return err
 	}
@@ -278,23 +278,23 @@ func (c *committer) diagnose(jobs []*job) (offenders, rest []*job) {
 // contradicts reports whether the job's claims cannot all be reserved as offered.
 func (k *knowledge) contradicts(j *job, orders map[sale.OrderID]bool, versions map[stockKey]int64) bool {
 	units := make(map[string]int64)
-	taken := make(map[int]int64)
+	wanted := make(map[int]int64)
 	for _, a := range j.asks() {
 		if orders[a.claim.ID] {
 			return true
 		}
 		units[a.claim.User] += a.claim.Quantity
-		taken[a.segment] += a.claim.Quantity
+		wanted[a.segment] += a.claim.Quantity
 		if limit := j.sku.PerUserLimit; limit > 0 && k.units[a.claim.User]+units[a.claim.User] > limit {
 			return true
 		}
 	}
 	for _, s := range k.stock {
 		stale := versions[stockKey{j.sku.Name, s.segment}] != j.sku.Version
-		if n := taken[s.segment]; n > 0 && (n > s.Available() || stale) {
+		if n := wanted[s.segment]; n > 0 && (n > s.Available() || stale) {
 			return true
 		}
-		delete(taken, s.segment)
+		delete(wanted, s.segment)
 	}
-	return len(taken) > 0
+	return len(wanted) > 0
 }

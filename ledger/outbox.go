@@ -24,18 +24,18 @@ func (l *ackList) put(ids []int64) {
 	l.mu.Unlock()
 }
 
-// take returns at most limit ids in key order.
-func (l *ackList) take(limit int) []int64 {
+// drain removes and returns at most limit ids in key order.
+func (l *ackList) drain(limit int) []int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := min(limit, len(l.ids))
 	if n == 0 {
 		return nil
 	}
-	taken := slices.Clone(l.ids[:n])
+	drained := slices.Clone(l.ids[:n])
 	l.ids = slices.Delete(l.ids, 0, n)
-	slices.Sort(taken)
-	return taken
+	slices.Sort(drained)
+	return drained
 }
 
 // ackChunk is how many acknowledged rows one transaction deletes.
@@ -62,7 +62,7 @@ func (db *DB) runAcks(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		for ids := db.acks.take(ackChunk); len(ids) > 0; ids = db.acks.take(ackChunk) {
+		for ids := db.acks.drain(ackChunk); len(ids) > 0; ids = db.acks.drain(ackChunk) {
 			err := db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error {
 				s := newScript(db.dialect)
 				appendDeleteOutbox(s, ids)
@@ -111,7 +111,7 @@ func appendInsertOutbox(s *script, rows []sale.OutboxRow) {
 		s.int(r.At)
 		s.raw(")")
 	}
-	s.endMarked(outboxInsert, len(rows))
+	s.endWith(outboxInsert, len(rows))
 }
 
 // newOutboxRow makes a row that has no id yet.

@@ -177,8 +177,8 @@ func TestFindExhausted(t *testing.T) {
 		ids = append(ids, next.ID, last.ID)
 		check(4, true)
 		check(4, true)
-		if !loaded() || db.exhausted.held != 102 {
-			t.Fatalf("%d ids held", db.exhausted.held)
+		if !loaded() || db.exhausted.size != 102 {
+			t.Fatalf("%d ids held", db.exhausted.size)
 		}
 		// Another SKU needs the room.
 		hat := b.sku("hat", 100, 0)
@@ -188,8 +188,8 @@ func TestFindExhausted(t *testing.T) {
 				t.Fatal(gone, err)
 			}
 		}
-		if loaded() || db.exhausted.held != 100 {
-			t.Fatalf("%d ids held, the older set is still there: %v", db.exhausted.held, loaded())
+		if loaded() || db.exhausted.size != 100 {
+			t.Fatalf("%d ids held, the older set is still there: %v", db.exhausted.size, loaded())
 		}
 		// One that can never fit is read row by row.
 		big := b.sku("big", 160, 0)

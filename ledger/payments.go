@@ -97,21 +97,21 @@ func (db *DB) pay(ctx context.Context, on *try, p sale.Payment) (result sale.Pay
 	if err != nil {
 		return result, nil, err
 	}
-	held, err := db.readHeld(ctx, on.conn, []sale.OrderID{p.OrderID})
+	found, err := db.readOrders(ctx, on.conn, []sale.OrderID{p.OrderID})
 	switch {
 	case err != nil:
 		return result, nil, err
 	case recorded != nil && recorded.Payment != p:
 		return result, sale.ErrPaymentMismatch, nil
-	case len(held) == 0:
+	case len(found) == 0:
 		return result, sale.ErrUnknownOrder, nil
 	case recorded != nil:
-		return sale.PaymentResult{Outcome: recorded.outcome, Order: held[0].Order, Repeated: !on.unsure}, nil, nil
-	case p.Amount != held[0].Amount || p.Currency != held[0].Currency:
+		return sale.PaymentResult{Outcome: recorded.outcome, Order: found[0].Order, Repeated: !on.unsure}, nil, nil
+	case p.Amount != found[0].Amount || p.Currency != found[0].Currency:
 		return result, sale.ErrPaymentMismatch, nil
 	}
 	t := &transition{db: db, at: db.Now()}
-	result, err = t.pay(ctx, on.conn, &held[0], p)
+	result, err = t.pay(ctx, on.conn, &found[0], p)
 	if err != nil {
 		return result, nil, err
 	}
@@ -119,20 +119,20 @@ func (db *DB) pay(ctx context.Context, on *try, p sale.Payment) (result sale.Pay
 }
 
 // pay decides what the event does to the order.
-func (t *transition) pay(ctx context.Context, conn *sql.Conn, h *heldOrder, p sale.Payment) (sale.PaymentResult, error) {
-	r := sale.PaymentResult{Order: h.Order}
+func (t *transition) pay(ctx context.Context, conn *sql.Conn, row *orderRow, p sale.Payment) (sale.PaymentResult, error) {
+	r := sale.PaymentResult{Order: row.Order}
 	switch {
 	case !p.Succeeded:
 		r.Outcome = sale.PaymentFailed
-	case h.Status == sale.StatusReserved:
+	case row.Status == sale.StatusReserved:
 		r.Outcome = sale.PaymentApplied
-	case h.Status == sale.StatusCancelled || h.Status == sale.StatusExpired:
-		taken, err := t.retake(ctx, conn, h)
+	case row.Status == sale.StatusCancelled || row.Status == sale.StatusExpired:
+		retaken, err := t.retake(ctx, conn, row)
 		if err != nil {
 			return r, err
 		}
 		r.Outcome = sale.PaymentRefund
-		if taken {
+		if retaken {
 			r.Outcome = sale.PaymentRetaken
 		}
 	default:
@@ -140,7 +140,7 @@ func (t *transition) pay(ctx context.Context, conn *sql.Conn, h *heldOrder, p sa
 	}
 	switch r.Outcome {
 	case sale.PaymentApplied, sale.PaymentRetaken:
-		r.Order = t.change(h, sale.StatusPaid)
+		r.Order = t.change(row, sale.StatusPaid)
 		t.tell(sale.KindPaid, []sale.Order{r.Order}, p.EventID)
 		t.tell(sale.KindInventoryDeduct, []sale.Order{r.Order}, p.EventID)
 	case sale.PaymentRefund:
@@ -151,30 +151,30 @@ func (t *transition) pay(ctx context.Context, conn *sql.Conn, h *heldOrder, p sa
 }
 
 // retake takes an ended order's units again, if stock and limit allow.
-func (t *transition) retake(ctx context.Context, conn *sql.Conn, h *heldOrder) (bool, error) {
-	f, err := newShelf(ctx, conn, h.SKU)
+func (t *transition) retake(ctx context.Context, conn *sql.Conn, row *orderRow) (bool, error) {
+	f, err := newShelf(ctx, conn, row.SKU)
 	if err != nil || f.rules == nil {
 		return false, err
 	}
 	var units int64
-	err = conn.QueryRowContext(ctx, "SELECT units FROM buyers WHERE sku = ? AND user_id = ?", h.SKU, h.User).Scan(&units)
+	err = conn.QueryRowContext(ctx, "SELECT units FROM buyers WHERE sku = ? AND user_id = ?", row.SKU, row.User).Scan(&units)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, err
 	}
-	f.units[h.User] = units
-	if !f.withinLimit(h.User, h.Quantity) || !f.take(h.User, h.Segment, h.Quantity) {
+	f.units[row.User] = units
+	if !f.withinLimit(row.User, row.Quantity) || !f.draw(row.User, row.Segment, row.Quantity) {
 		return false, nil
 	}
-	t.takeAgain(h, f.rules)
+	t.enterRetake(row, f.rules)
 	t.stock = f.deltas()
 	return true, nil
 }
 
-// takeAgain enters the units of an ended order that becomes paid with its buyer and
+// enterRetake enters the units of an ended order that becomes paid with its buyer and
 // into the log.
-func (t *transition) takeAgain(h *heldOrder, rules *sale.SKU) {
+func (t *transition) enterRetake(row *orderRow, rules *sale.SKU) {
 	if rules.PerUserLimit > 0 {
-		t.buyers = append(t.buyers, buyerUnits{h.SKU, h.User, h.Quantity, rules.PerUserLimit})
+		t.buyers = append(t.buyers, buyerUnits{row.SKU, row.User, row.Quantity, rules.PerUserLimit})
 	}
-	t.moves = append(t.moves, stockMove{h.ID, retakeReason, h.SKU, h.Segment, -h.Quantity})
+	t.moves = append(t.moves, stockMove{row.ID, retakeReason, row.SKU, row.Segment, -row.Quantity})
 }

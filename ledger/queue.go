@@ -9,12 +9,12 @@ import (
 	"flashgate/sale"
 )
 
-// waiting is one call of Commit between its arrival and its reply.
-type waiting struct {
+// call is one call of Commit between its arrival and its reply.
+type call struct {
 	batch  sale.CommitBatch
 	asks   []ask
 	done   chan reply // capacity 1, exactly one reply
-	taken  bool       // a committer has it; guarded by the queue's lock
+	begun  bool       // a committer has it; guarded by the queue's lock
 	result sale.CommitResult
 }
 
@@ -32,32 +32,32 @@ type ask struct {
 
 const anySegment = -1
 
-// groupQueue is where calls of Commit wait for a committer. A committer takes all it
-// can hold, so groups grow with the load by themselves.
+// groupQueue is where calls of Commit wait for a committer. A committer gets all of
+// them that fit into a group, so groups grow with the load by themselves.
 type groupQueue struct {
 	mu      sync.Mutex
 	arrived *sync.Cond
-	waiting []*waiting
+	waiting []*call
 	closed  bool
 }
 
 func (q *groupQueue) init() { q.arrived = sync.NewCond(&q.mu) }
 
 // put reports whether the queue still accepts.
-func (q *groupQueue) put(w *waiting) bool {
+func (q *groupQueue) put(c *call) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return false
 	}
-	q.waiting = append(q.waiting, w)
+	q.waiting = append(q.waiting, c)
 	q.arrived.Signal()
 	return true
 }
 
-// take blocks until something waits and returns the oldest, as many as hold at most
+// next blocks until something waits and returns the oldest, as many as hold at most
 // limit claims together, but at least one. Nil means closed and empty.
-func (q *groupQueue) take(limit int) []*waiting {
+func (q *groupQueue) next(limit int) []*call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.waiting) == 0 {
@@ -69,25 +69,25 @@ func (q *groupQueue) take(limit int) []*waiting {
 	n, claims := 0, 0
 	for n < len(q.waiting) && (n == 0 || claims+len(q.waiting[n].asks) <= limit) {
 		claims += len(q.waiting[n].asks)
-		q.waiting[n].taken = true
+		q.waiting[n].begun = true
 		n++
 	}
-	taken := append([]*waiting(nil), q.waiting[:n]...)
+	batch := append([]*call(nil), q.waiting[:n]...)
 	rest := copy(q.waiting, q.waiting[n:])
 	clear(q.waiting[rest:])
 	q.waiting = q.waiting[:rest]
-	return taken
+	return batch
 }
 
-// withdraw removes a call that no committer has taken yet, and reports whether it did.
-func (q *groupQueue) withdraw(w *waiting) bool {
+// withdraw removes a call that no committer has begun, and reports whether it did.
+func (q *groupQueue) withdraw(c *call) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if w.taken {
+	if c.begun {
 		return false
 	}
 	for i, other := range q.waiting {
-		if other == w {
+		if other == c {
 			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
 			break
 		}
@@ -95,7 +95,7 @@ func (q *groupQueue) withdraw(w *waiting) bool {
 	return true
 }
 
-// close refuses what comes from now on; what waits is still taken.
+// close refuses what comes from now on; what waits is still decided.
 func (q *groupQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -114,51 +114,51 @@ func (db *DB) Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult
 	if !db.Ready() {
 		return sale.CommitResult{}, db.notReady()
 	}
-	w, err := newWaiting(b)
+	c, err := newCall(b)
 	if err != nil {
 		return sale.CommitResult{}, err
 	}
-	if len(w.asks) == 0 {
-		return w.result, nil
+	if len(c.asks) == 0 {
+		return c.result, nil
 	}
-	n := float64(len(w.asks))
+	n := float64(len(c.asks))
 	db.metrics.waiting.Add(n)
 	defer db.metrics.waiting.Sub(n)
-	if !db.queue.put(w) {
+	if !db.queue.put(c) {
 		return sale.CommitResult{}, sale.ErrShuttingDown
 	}
 	select {
-	case r := <-w.done:
+	case r := <-c.done:
 		return r.result, r.err
 	case <-ctx.Done():
 	}
-	if db.queue.withdraw(w) {
+	if db.queue.withdraw(c) {
 		return sale.CommitResult{}, fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())
 	}
-	r := <-w.done
+	r := <-c.done
 	return r.result, r.err
 }
 
-// newWaiting sorts out the claims that could never be stored, so that none of them
+// newCall sorts out the claims that could never be stored, so that none of them
 // spoils the group of the others.
-func newWaiting(b sale.CommitBatch) (*waiting, error) {
+func newCall(b sale.CommitBatch) (*call, error) {
 	if b.SKU == nil || (b.Segments != nil && len(b.Segments) != len(b.Claims)) {
 		return nil, fmt.Errorf("%w: a batch needs a SKU, and a segment per claim or none", sale.ErrInvalid)
 	}
-	w := &waiting{batch: b, done: make(chan reply, 1), asks: make([]ask, 0, len(b.Claims))}
-	w.result.Verdicts = make([]sale.Verdict, len(b.Claims))
-	for i, c := range b.Claims {
-		if err := checkClaim(c, b.SKU); err != nil {
-			w.result.Verdicts[i].Err = fmt.Errorf("%w: %w", sale.ErrInvalid, err)
+	c := &call{batch: b, done: make(chan reply, 1), asks: make([]ask, 0, len(b.Claims))}
+	c.result.Verdicts = make([]sale.Verdict, len(b.Claims))
+	for i, claim := range b.Claims {
+		if err := checkClaim(claim, b.SKU); err != nil {
+			c.result.Verdicts[i].Err = fmt.Errorf("%w: %w", sale.ErrInvalid, err)
 			continue
 		}
-		a := ask{claim: c, segment: anySegment, index: i}
+		a := ask{claim: claim, segment: anySegment, index: i}
 		if b.Segments != nil && b.Segments[i] >= 0 {
 			a.segment = b.Segments[i]
 		}
-		w.asks = append(w.asks, a)
+		c.asks = append(c.asks, a)
 	}
-	return w, nil
+	return c, nil
 }
 
 func checkClaim(c *sale.Claim, s *sale.SKU) error {

@@ -17,9 +17,9 @@ import (
 // repairPage is how many wrong rows are looked up at once.
 const repairPage = 10_000
 
-// hold begins a transaction on a connection that the server ends soon after this
+// beginLocking begins a transaction on a connection that the server ends soon after this
 // process freezes. The caller throws the connection away.
-func (db *DB) hold(ctx context.Context, conn *sql.Conn) error {
+func (db *DB) beginLocking(ctx context.Context, conn *sql.Conn) error {
 	if !db.dialect.singleWriter() {
 		if _, err := conn.ExecContext(ctx, "SET SESSION wait_timeout=3"); err != nil {
 			return err
@@ -81,7 +81,7 @@ func (db *DB) repairStock(ctx context.Context, k stockKey, done *sale.Repairs) e
 	differed, fits := false, true
 	err := db.insist(ctx, func(ctx context.Context, on *try) error {
 		defer discard(on.conn)
-		if err := db.hold(ctx, on.conn); err != nil {
+		if err := db.beginLocking(ctx, on.conn); err != nil {
 			return err
 		}
 		rows, err := db.lockStock(ctx, on.conn, k.sku)
@@ -159,7 +159,7 @@ func (db *DB) RepairBuyers(ctx context.Context) (sale.Repairs, error) {
 func (db *DB) repairBuyers(ctx context.Context, sku string, users []string) (repaired int, err error) {
 	err = db.insist(ctx, func(ctx context.Context, on *try) error {
 		defer discard(on.conn)
-		if err := db.hold(ctx, on.conn); err != nil {
+		if err := db.beginLocking(ctx, on.conn); err != nil {
 			return err
 		}
 		held, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+db.dialect.byPrimaryKey(), sku, users, " ORDER BY user_id"+db.dialect.forUpdate())

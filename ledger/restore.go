@@ -122,7 +122,7 @@ type restoring struct {
 	// The present attempt's.
 	t     *transition
 	shelf *shelf
-	held  map[sale.OrderID]heldOrder
+	found map[sale.OrderID]orderRow
 	wrote map[sale.OrderID]sale.Order // what it leaves of the orders it touches
 }
 
@@ -135,15 +135,15 @@ func (r *restoring) attempt(ctx context.Context, on *try) error {
 	r.results = make([]sale.RestoreResult, len(r.orders))
 	r.wrote = make(map[sale.OrderID]sale.Order)
 	for i, o := range r.orders {
-		h, ok := r.held[o.ID]
+		row, ok := r.found[o.ID]
 		switch {
 		case !ok:
 			r.results[i] = r.insert(o)
-		case on.unsure && before[o.ID] == h.Order:
+		case on.unsure && before[o.ID] == row.Order:
 			// An attempt whose outcome was unknown had been committed.
 			r.results[i] = sale.RestoreDone
 		default:
-			r.results[i] = r.bringForward(o, &h)
+			r.results[i] = r.bringForward(o, &row)
 		}
 	}
 	if len(r.wrote) == 0 {
@@ -167,13 +167,13 @@ func (r *restoring) read(ctx context.Context, on *try) error {
 	if err := r.t.lock(ctx, on.conn, ids); err != nil {
 		return err
 	}
-	held, err := r.db.readHeld(ctx, on.conn, ids)
+	found, err := r.db.readOrders(ctx, on.conn, ids)
 	if err != nil {
 		return err
 	}
-	r.held = make(map[sale.OrderID]heldOrder, len(held))
-	for _, h := range held {
-		r.held[h.ID] = h
+	r.found = make(map[sale.OrderID]orderRow, len(found))
+	for _, row := range found {
+		r.found[row.ID] = row
 	}
 	slices.Sort(users)
 	sku := r.orders[0].SKU
@@ -208,7 +208,7 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 		// It needs no units, but whoever knows all ids of an exhausted SKU has to look again.
 		f.raised[f.row(o.Segment)] = true
 		r.t.moves = append(r.t.moves, stockMove{o.ID, o.Status.String(), o.SKU, o.Segment, o.Quantity})
-	} else if refusal := r.take(&o); refusal != 0 {
+	} else if refusal := r.draw(&o); refusal != 0 {
 		return refusal
 	} else if f.rules.PerUserLimit > 0 {
 		r.t.buyers = append(r.t.buyers, buyerUnits{sku: o.SKU, user: o.User, units: o.Quantity})
@@ -222,12 +222,12 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 	return sale.RestoreDone
 }
 
-// take takes the order's units, or says why it cannot.
-func (r *restoring) take(o *sale.Order) sale.RestoreResult {
+// draw takes the order's units, or says why it cannot.
+func (r *restoring) draw(o *sale.Order) sale.RestoreResult {
 	switch {
 	case !r.shelf.withinLimit(o.User, o.Quantity):
 		return sale.RestoreOverLimit
-	case !r.shelf.take(o.User, o.Segment, o.Quantity):
+	case !r.shelf.draw(o.User, o.Segment, o.Quantity):
 		return sale.RestoreNoStock
 	}
 	return 0
@@ -249,34 +249,34 @@ func (r *restoring) paid(o sale.Order, event string) {
 
 // bringForward gives an order that the ledger has the status that was published, where
 // that is a step an order can take.
-func (r *restoring) bringForward(published *sale.Order, h *heldOrder) sale.RestoreResult {
-	same := h.SKU == published.SKU && h.User == published.User && h.Quantity == published.Quantity && h.Hash == published.Hash &&
-		h.Amount == published.Amount && h.Currency == published.Currency && h.Coupon == published.Coupon
+func (r *restoring) bringForward(published *sale.Order, row *orderRow) sale.RestoreResult {
+	same := row.SKU == published.SKU && row.User == published.User && row.Quantity == published.Quantity && row.Hash == published.Hash &&
+		row.Amount == published.Amount && row.Currency == published.Currency && row.Coupon == published.Coupon
 	switch {
 	case !same:
 		return sale.RestoreDifferent
-	case h.Status == published.Status || published.Status == sale.StatusReserved || h.Version > published.Version:
+	case row.Status == published.Status || published.Status == sale.StatusReserved || row.Version > published.Version:
 		return sale.RestoreExists
-	case h.Status == sale.StatusPaid:
+	case row.Status == sale.StatusPaid:
 		return sale.RestoreDifferent
-	case r.shelf.rules == nil || r.shelf.row(h.Segment) < 0:
+	case r.shelf.rules == nil || r.shelf.row(row.Segment) < 0:
 		return sale.RestoreUnknownSKU
-	case published.Status == sale.StatusPaid && !h.Status.Live():
+	case published.Status == sale.StatusPaid && !row.Status.Live():
 		// The ledger ended it, not knowing that it was paid.
-		if refusal := r.take(&h.Order); refusal != 0 {
+		if refusal := r.draw(&row.Order); refusal != 0 {
 			return refusal
 		}
-		r.t.takeAgain(h, r.shelf.rules)
+		r.t.enterRetake(row, r.shelf.rules)
 	case published.Status == sale.StatusPaid:
-	case h.Status == sale.StatusReserved:
-		r.shelf.give(h.User, h.Segment, h.Quantity)
-		r.t.buyers = append(r.t.buyers, buyerUnits{sku: h.SKU, user: h.User, units: -h.Quantity})
-		r.t.moves = append(r.t.moves, stockMove{h.ID, published.Status.String(), h.SKU, h.Segment, h.Quantity})
+	case row.Status == sale.StatusReserved:
+		r.shelf.give(row.User, row.Segment, row.Quantity)
+		r.t.buyers = append(r.t.buyers, buyerUnits{sku: row.SKU, user: row.User, units: -row.Quantity})
+		r.t.moves = append(r.t.moves, stockMove{row.ID, published.Status.String(), row.SKU, row.Segment, row.Quantity})
 	default:
 		return sale.RestoreDifferent // cancelled here and expired there, or the other way round
 	}
-	before := *h
-	before.Version = max(h.Version, published.Version-1)
+	before := *row
+	before.Version = max(row.Version, published.Version-1)
 	o := r.t.change(&before, published.Status)
 	r.paid(o, published.Payment)
 	r.wrote[o.ID] = o

@@ -36,15 +36,15 @@ func appendOrdersRead(s *script, jobs []*job, tail string) {
 	n := 0
 	for _, j := range jobs {
 		for _, p := range j.parts {
-			for i := range p.w.asks {
+			for i := range p.call.asks {
 				s.comma(n)
-				s.bytes(p.w.asks[i].claim.ID[:])
+				s.bytes(p.call.asks[i].claim.ID[:])
 				n++
 			}
 		}
 	}
 	s.raw(") ORDER BY order_id" + tail)
-	s.endMarked(selects, 0)
+	s.endWith(selects, 0)
 }
 
 func appendBuyersRead(s *script, jobs []*job, tail string) {
@@ -71,14 +71,14 @@ func appendBuyersRead(s *script, jobs []*job, tail string) {
 		s.raw("sku=''")
 	}
 	s.raw(" ORDER BY sku, user_id" + tail)
-	s.endMarked(selects, 0)
+	s.endWith(selects, 0)
 }
 
 func usersOf(j *job) []string {
 	users := make([]string, 0, j.claims())
 	for _, p := range j.parts {
-		for i := range p.w.asks {
-			users = append(users, p.w.asks[i].claim.User)
+		for i := range p.call.asks {
+			users = append(users, p.call.asks[i].claim.User)
 		}
 	}
 	slices.Sort(users)
@@ -108,7 +108,7 @@ func appendStockRead(s *script, jobs []*job, tail string) {
 	s.raw("SELECT sku, segment, total, reserved, sold, sku_version FROM stock" + s.dialect.byPrimaryKey() + " WHERE sku IN (")
 	appendSKUList(s, jobs)
 	s.raw(") ORDER BY sku, segment" + tail)
-	s.endMarked(selects, 0)
+	s.endWith(selects, 0)
 }
 
 // scanStock also notes which version of its SKU the row knows, where versions is given.
@@ -132,5 +132,5 @@ func appendSKUsRead(s *script, jobs []*job) {
 	s.raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
 	appendSKUList(s, jobs)
 	s.raw(")")
-	s.endMarked(selects, 0)
+	s.endWith(selects, 0)
 }

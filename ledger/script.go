@@ -8,16 +8,16 @@ import "strconv"
 type script struct {
 	dialect dialect
 	text    []byte
-	ends    []int  // where each statement ends in text
-	marks   []mark // parallel to ends
-	packing []byte // memory for packing payloads, used again and again
+	ends    []int         // where each statement ends in text
+	expects []expectation // parallel to ends
+	packing []byte        // memory for packing payloads, used again and again
 	// firstOutboxID is set by exec: the id of the first row that the statement
-	// marked outboxInsert made, 0 when there was none; the others follow in steps.
+	// for outboxInsert made, 0 when there was none; the others follow in steps.
 	firstOutboxID int64
 }
 
-// mark says what exec has to look at after a statement.
-type mark struct {
+// expectation says what exec has to look at after a statement.
+type expectation struct {
 	what attention
 	rows int
 }
@@ -34,16 +34,16 @@ const (
 func newScript(d dialect) *script { return &script{dialect: d} }
 
 func (s *script) reset() {
-	s.text, s.ends, s.marks, s.firstOutboxID = s.text[:0], s.ends[:0], s.marks[:0], 0
+	s.text, s.ends, s.expects, s.firstOutboxID = s.text[:0], s.ends[:0], s.expects[:0], 0
 }
 
 // end closes the statement that was being appended.
-func (s *script) end() { s.endMarked(plain, 0) }
+func (s *script) end() { s.endWith(plain, 0) }
 
-func (s *script) endMarked(what attention, rows int) {
+func (s *script) endWith(what attention, rows int) {
 	s.text = append(s.text, ';')
 	s.ends = append(s.ends, len(s.text))
-	s.marks = append(s.marks, mark{what, rows})
+	s.expects = append(s.expects, expectation{what, rows})
 }
 
 // statement appends a whole statement.

@@ -9,8 +9,9 @@ import (
 	"flashgate/sale"
 )
 
-// shelf is what can be taken of one SKU outside of a sale: by orders that come back
-// after their end, or after they were lost. The SKU's state and times do not matter.
+// shelf is the stock of one SKU as orders draw from it outside of a sale: those that
+// come back after their end, or after they were lost. The SKU's state and times do not
+// matter.
 type shelf struct {
 	rules    *sale.SKU // nil: there is no such SKU
 	before   []segmentStock
@@ -57,10 +58,10 @@ func (f *shelf) withinLimit(user string, units int64) bool {
 	return f.rules.PerUserLimit == 0 || f.units[user]+units <= f.rules.PerUserLimit
 }
 
-// take takes units from just this segment, where the order's log entries are, and
+// draw takes units from just this segment, where the order's log entries are, and
 // moves units of the others there when it has too few. It reports whether there were
 // enough.
-func (f *shelf) take(user string, segment int, units int64) bool {
+func (f *shelf) draw(user string, segment int, units int64) bool {
 	i := f.row(segment)
 	free := int64(0)
 	for _, s := range f.stock {

@@ -19,7 +19,7 @@ type sqliteDialect struct{}
 func (sqliteDialect) name() string       { return "sqlite" }
 func (sqliteDialect) singleWriter() bool { return true }
 
-// open adds what durability and writers' turns need to the DSN's own parameters.
+// open adds what durability and writers' waiting need to the DSN's own parameters.
 func (sqliteDialect) open(dsn string) (*sql.DB, error) {
 	if dsn == "" || strings.Contains(dsn, ":memory:") {
 		return nil, errors.New("it must be the path of a file")
@@ -89,10 +89,10 @@ func (sqliteDialect) byPrimaryKey() string                   { return "" }
 func (sqliteDialect) onConflict(key string) string {
 	return " ON CONFLICT (" + key + ") DO UPDATE SET "
 }
-func (sqliteDialect) offered(column string) string { return "excluded." + column }
+func (sqliteDialect) inserted(column string) string { return "excluded." + column }
 
-// hold has nothing to do: a connection lives and dies with this process.
-func (sqliteDialect) hold(context.Context, *sql.Conn, string) (int64, error) { return 1, nil }
+// fence has nothing to do: a connection lives and dies with this process.
+func (sqliteDialect) fence(context.Context, *sql.Conn, string) (int64, error) { return 1, nil }
 
 // exec runs the script statement by statement, which costs nothing in one process
 // and shows how many rows each one changed.
@@ -104,7 +104,7 @@ func (sqliteDialect) exec(ctx context.Context, conn *sql.Conn, s *script) error 
 			return err
 		}
 		from = end
-		switch m := s.marks[i]; m.what {
+		switch m := s.expects[i]; m.what {
 		case outboxInsert:
 			last, err := res.LastInsertId()
 			if err != nil {
@@ -143,7 +143,7 @@ func isSQLiteMissingTable(err error) bool {
 	return errors.As(err, &e) && e.Code()&0xff == sqliteError && strings.Contains(e.Error(), "no such table")
 }
 
-func (sqliteDialect) takeStock(s *script, rows []takenUnits) {
+func (sqliteDialect) addSold(s *script, rows []soldUnits) {
 	for _, r := range rows {
 		s.raw("UPDATE stock SET sold=CASE WHEN sku_version=")
 		s.int(r.version)
@@ -154,7 +154,7 @@ func (sqliteDialect) takeStock(s *script, rows []takenUnits) {
 	}
 }
 
-func (sqliteDialect) settleStock(s *script, rows []settledStock) {
+func (sqliteDialect) setStock(s *script, rows []lockedStock) {
 	for _, r := range rows {
 		s.raw("UPDATE stock SET total=")
 		s.int(r.Total)
@@ -169,7 +169,7 @@ func (s *script) whereStock(sku string, segment int) {
 	s.str(sku)
 	s.raw(" AND segment=")
 	s.int(int64(segment))
-	s.endMarked(stockUpdate, 1)
+	s.endWith(stockUpdate, 1)
 }
 
 func (sqliteDialect) query(ctx context.Context, conn *sql.Conn, s *script, read ...func(*sql.Rows) error) error {
@@ -177,7 +177,7 @@ func (sqliteDialect) query(ctx context.Context, conn *sql.Conn, s *script, read 
 	for i, end := range s.ends {
 		text := string(s.text[from:end])
 		from = end
-		if s.marks[i].what != selects {
+		if s.expects[i].what != selects {
 			if _, err := conn.ExecContext(ctx, text); err != nil {
 				return err
 			}

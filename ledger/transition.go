@@ -11,16 +11,16 @@ import (
 	"flashgate/sale"
 )
 
-// heldOrder is an order as it was read, with the version of its stock row at that
+// orderRow is an order as it was read, with the version of its stock row at that
 // time: operators' changes raise it, so a transaction that finds it again has been
 // disturbed by none.
-type heldOrder struct {
+type orderRow struct {
 	sale.Order
 	stockVersion int64 // -1: there is no such row
 }
 
-// readHeld reads those of the orders that exist, in key order.
-func (db *DB) readHeld(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) ([]heldOrder, error) {
+// readOrders reads those of the orders that exist, in key order.
+func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) ([]orderRow, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -33,15 +33,15 @@ func (db *DB) readHeld(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) 
 	if err != nil {
 		return nil, err
 	}
-	held := make([]heldOrder, 0, len(ids))
+	found := make([]orderRow, 0, len(ids))
 	for rows.Next() {
-		var h heldOrder
-		if h.Order, err = scanOrder(widerRow{rows, []any{&h.stockVersion}}); err != nil {
+		var row orderRow
+		if row.Order, err = scanOrder(widerRow{rows, []any{&row.stockVersion}}); err != nil {
 			break
 		}
-		held = append(held, h)
+		found = append(found, row)
 	}
-	return held, closeRows(rows, err)
+	return found, closeRows(rows, err)
 }
 
 // qualified puts a table's alias before each column of a list.
@@ -144,24 +144,24 @@ type dueKey struct {
 const retakeReason = "retake"
 
 // change moves an order to another status and returns it as it is then.
-func (t *transition) change(h *heldOrder, to sale.Status) sale.Order {
-	o := h.Order
+func (t *transition) change(row *orderRow, to sale.Status) sale.Order {
+	o := row.Order
 	o.Status = to
 	o.Version++
-	t.changes = append(t.changes, statusChange{h.ID, h.Status, to, o.Version})
+	t.changes = append(t.changes, statusChange{row.ID, row.Status, to, o.Version})
 	return o
 }
 
 // giveBack ends reserved orders, cancelled or expired: their units go back to the
 // stock and the buyers. It returns the orders as they are then.
-func (t *transition) giveBack(held []heldOrder, to sale.Status) []sale.Order {
-	ended := make([]sale.Order, len(held))
-	for i := range held {
-		h := &held[i]
-		ended[i] = t.change(h, to)
-		t.buyers = append(t.buyers, buyerUnits{sku: h.SKU, user: h.User, units: -h.Quantity})
-		t.moves = append(t.moves, stockMove{h.ID, to.String(), h.SKU, h.Segment, h.Quantity})
-		t.stock = append(t.stock, stockDelta{sku: h.SKU, segment: h.Segment, sold: -h.Quantity, raises: 1, version: h.stockVersion})
+func (t *transition) giveBack(found []orderRow, to sale.Status) []sale.Order {
+	ended := make([]sale.Order, len(found))
+	for i := range found {
+		row := &found[i]
+		ended[i] = t.change(row, to)
+		t.buyers = append(t.buyers, buyerUnits{sku: row.SKU, user: row.User, units: -row.Quantity})
+		t.moves = append(t.moves, stockMove{row.ID, to.String(), row.SKU, row.Segment, row.Quantity})
+		t.stock = append(t.stock, stockDelta{sku: row.SKU, segment: row.Segment, sold: -row.Quantity, raises: 1, version: row.stockVersion})
 	}
 	t.tell(resultKind(to), ended, "")
 	return ended
@@ -365,7 +365,7 @@ func (mysqlDialect) lease(s *script, name string, token int64) {
 	s.end()
 }
 
-func (sqliteDialect) endExactly(s *script, rows int) { s.endMarked(stockUpdate, rows) }
+func (sqliteDialect) endExactly(s *script, rows int) { s.endWith(stockUpdate, rows) }
 
 func (d sqliteDialect) lease(s *script, name string, token int64) {
 	s.raw("UPDATE job_leases SET token=token WHERE name=")

@@ -19,10 +19,10 @@ type writes struct {
 	orders []*sale.Order
 	buyers []buyerUnits
 	outbox []sale.OutboxRow
-	// taken are units to add to stock rows whose rules must be as offered; settled
-	// are rows that are locked and get absolute figures. A transaction has one kind.
-	taken   []takenUnits
-	settled []settledStock
+	// sold are units to add to stock rows whose rules must be as offered; locked are
+	// rows that are locked and get absolute figures. A transaction has one kind.
+	sold   []soldUnits
+	locked []lockedStock
 }
 
 // buyerUnits are units to add to a buyer of a SKU that has a limit.
@@ -31,30 +31,30 @@ type buyerUnits struct {
 	units, limit int64
 }
 
-// takenUnits are units that an optimistic group takes from a stock row.
-type takenUnits struct {
+// soldUnits are units that an optimistic group sells of a stock row.
+type soldUnits struct {
 	sku     string
 	segment int
 	units   int64
 	version int64 // of the SKU whose rules the claims were offered under
 }
 
-type settledStock struct {
+type lockedStock struct {
 	sku string
 	segmentStock
 }
 
 func compareIDs(a, b *sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) }
 
-// take adds units to take from a stock row. The rows of its SKU begin at from.
-func (w *writes) take(from int, t takenUnits) {
-	for i := from; i < len(w.taken); i++ {
-		if w.taken[i].segment == t.segment {
-			w.taken[i].units += t.units
+// sell adds units of a stock row. Those of its SKU begin at from.
+func (w *writes) sell(from int, t soldUnits) {
+	for i := from; i < len(w.sold); i++ {
+		if w.sold[i].segment == t.segment {
+			w.sold[i].units += t.units
 			return
 		}
 	}
-	w.taken = append(w.taken, t)
+	w.sold = append(w.sold, t)
 }
 
 // sort brings every list into key order and merges buyers that occur twice. It reports
@@ -79,10 +79,10 @@ func (w *writes) sort() (repeated bool) {
 		n++
 	}
 	w.buyers = w.buyers[:n]
-	slices.SortFunc(w.taken, func(a, b takenUnits) int {
+	slices.SortFunc(w.sold, func(a, b soldUnits) int {
 		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
 	})
-	slices.SortFunc(w.settled, func(a, b settledStock) int {
+	slices.SortFunc(w.locked, func(a, b lockedStock) int {
 		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
 	})
 	return repeated
@@ -96,11 +96,11 @@ func (w *writes) append(s *script) *attemptMark {
 	w.appendBuyers(s)
 	appendInsertOutbox(s, w.outbox)
 	mark := w.appendDue(s)
-	if len(w.taken) > 0 {
-		s.dialect.takeStock(s, w.taken)
+	if len(w.sold) > 0 {
+		s.dialect.addSold(s, w.sold)
 	}
-	if len(w.settled) > 0 {
-		s.dialect.settleStock(s, w.settled)
+	if len(w.locked) > 0 {
+		s.dialect.setStock(s, w.locked)
 	}
 	s.statement("COMMIT")
 	return mark
@@ -179,7 +179,7 @@ func (w *writes) appendBuyers(s *script) {
 		s.raw(")")
 	}
 	s.raw(s.dialect.onConflict("sku,user_id"))
-	s.raw("units=buyers.units+" + s.dialect.offered("units") + ",unit_limit=" + s.dialect.offered("unit_limit"))
+	s.raw("units=buyers.units+" + s.dialect.inserted("units") + ",unit_limit=" + s.dialect.inserted("unit_limit"))
 	s.end()
 }
 

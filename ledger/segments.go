@@ -18,13 +18,13 @@ func total(rows []segmentStock) sale.Stock {
 	return sum
 }
 
-// spread gives the rows of a SKU the figures that make up stock, whose Sold is the
+// distribute gives the rows of a SKU the figures that make up stock, whose Sold is the
 // rows' own: what is sold stays where it is, what is withheld lies in segment 0, and
 // what is free lies in the segments 0 to segments-1. With again, the free units are
 // dealt out anew and evenly; else each row keeps what it has, and only the difference
 // is dealt out or collected, so that what a shield knows of the rows stays nearly
 // right. Stock must have no fewer than 0 units available.
-func spread(rows []segmentStock, segments int, stock sale.Stock, again bool) []segmentStock {
+func distribute(rows []segmentStock, segments int, stock sale.Stock, again bool) []segmentStock {
 	after := slices.Clone(rows)
 	for segment := range segments {
 		if !slices.ContainsFunc(after, func(r segmentStock) bool { return r.segment == segment }) {

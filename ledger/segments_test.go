@@ -8,7 +8,7 @@ import (
 	"flashgate/sale"
 )
 
-func TestSpread(t *testing.T) {
+func TestDistribute(t *testing.T) {
 	row := func(segment int, total, reserved, sold int64) segmentStock {
 		return segmentStock{segment: segment, Stock: sale.Stock{Total: total, Reserved: reserved, Sold: sold}}
 	}
@@ -35,7 +35,7 @@ func TestSpread(t *testing.T) {
 			[]segmentStock{row(0, 10, 5, 5), row(1, 0, 0, 0)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := spread(c.rows, c.segments, c.stock, c.again)
+			got := distribute(c.rows, c.segments, c.stock, c.again)
 			if len(got) != len(c.want) {
 				t.Fatalf("got %+v", got)
 			}
@@ -48,7 +48,7 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-func TestSpreadKeepsTheSums(t *testing.T) {
+func TestDistributeKeepsTheSums(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		segments := rapid.IntRange(1, 8).Draw(r, "segments")
 		var rows []segmentStock
@@ -60,7 +60,7 @@ func TestSpreadKeepsTheSums(t *testing.T) {
 		stock := total(rows)
 		stock.Reserved = rapid.Int64Range(0, 400).Draw(r, "reserved after")
 		stock.Total = stock.Sold + stock.Reserved + rapid.Int64Range(0, 400).Draw(r, "free after")
-		after := spread(rows, segments, stock, rapid.Bool().Draw(r, "again"))
+		after := distribute(rows, segments, stock, rapid.Bool().Draw(r, "again"))
 		if total(after) != stock {
 			r.Fatalf("%+v became %+v together", stock, total(after))
 		}
