@@ -31,7 +31,7 @@ const (
 )
 
 // catalog is the gateway's memory of SKUs. Reads that hit take no lock and allocate
-// nothing; misses are read in batches by one loop; memory is fixed from the start.
+// nothing; misses are read in batches by one loop; memory is bounded.
 type catalog struct {
 	known   cacheTable[*sale.SKU]
 	unknown cacheTable[time.Time] // until when
@@ -173,12 +173,12 @@ func (c *catalog) close() {
 }
 
 // runCatalog reads what is missing, one batch after the other, until ctx ends.
-func (db *DB) runCatalog(ctx context.Context) error {
+func (db *DB) runCatalog(ctx context.Context) {
 	defer db.catalog.close()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-db.catalog.wake:
 		}
 		for more := true; more && ctx.Err() == nil; {
@@ -206,14 +206,14 @@ func (db *DB) readMisses(ctx context.Context, batch []*catalogMiss) {
 // watchCatalog looks for changes by other gateways until ctx ends. While the database
 // is away what is remembered stays, and the first look afterwards reaches back to the
 // last one that succeeded.
-func (db *DB) watchCatalog(ctx context.Context) error {
+func (db *DB) watchCatalog(ctx context.Context) {
 	ticker := time.NewTicker(catalogPeriod)
 	defer ticker.Stop()
 	last := db.Now()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		}
 		now := db.Now()
@@ -227,7 +227,7 @@ func (db *DB) watchCatalog(ctx context.Context) error {
 
 // readChanges reads again what is remembered and has changed since then.
 func (db *DB) readChanges(ctx context.Context, since int64) error {
-	ctx, cancel := context.WithTimeout(ctx, db.limits.call)
+	ctx, cancel := context.WithTimeout(ctx, db.times.call)
 	defer cancel()
 	rows, err := db.sql.QueryContext(ctx, "SELECT sku, version FROM skus WHERE changed_at >= ?", since)
 	if err != nil {
@@ -283,16 +283,13 @@ func scanSKU(r scanner) (*sale.SKU, error) {
 
 // readSKUs returns those of the SKUs that exist. Errors wrap sale.ErrUnavailable.
 func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SKU, error) {
-	ctx, cancel := context.WithTimeout(ctx, db.limits.call)
+	ctx, cancel := context.WithTimeout(ctx, db.times.call)
 	defer cancel()
-	q := append([]byte(nil), "SELECT "+skuColumns+" FROM skus WHERE sku IN ("...)
-	for i, name := range names {
-		if i > 0 {
-			q = append(q, ',')
-		}
-		q = db.dialect.appendString(q, name)
-	}
-	rows, err := db.sql.QueryContext(ctx, string(append(q, ')')))
+	s := newScript(db.dialect)
+	s.raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
+	s.strs(names)
+	s.raw(")")
+	rows, err := db.sql.QueryContext(ctx, string(s.text))
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}

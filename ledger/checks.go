@@ -112,7 +112,7 @@ func checks(now int64, outboxAge time.Duration) []check {
 // time limits of the others.
 func (db *DB) AuditChecks(ctx context.Context, bound int, fn func(sale.Checked) error) error {
 	return db.InSnapshot(ctx, func(state *Snapshot) error {
-		for _, c := range checks(db.Now(), db.limits.outboxAge) {
+		for _, c := range checks(db.Now(), db.times.outboxAge) {
 			found, err := c.run(ctx, state.conn, bound)
 			if err != nil {
 				return db.away(ctx, fmt.Errorf("check %s: %w", c.name, err))

@@ -108,13 +108,13 @@ func (db *DB) syncClock(ctx context.Context) {
 }
 
 // runClock keeps the offset true until ctx ends.
-func (db *DB) runClock(ctx context.Context) error {
+func (db *DB) runClock(ctx context.Context) {
 	ticker := time.NewTicker(clockPeriod)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		}
 		if err := db.clock.measure(ctx, db.askTime); err != nil && ctx.Err() == nil {

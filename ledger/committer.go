@@ -67,15 +67,14 @@ func (db *DB) newCommitter(number int) *committer {
 	return &committer{db: db, name: fmt.Sprintf("flashgate:%s:%d", rand.Text(), number), text: newScript(db.dialect)}
 }
 
-// runCommitter settles groups until the queue is closed and empty. What has been
-// accepted is still decided after ctx ended.
-func (db *DB) runCommitter(_ context.Context, number int) error {
+// runCommitter settles groups until the queue is closed and empty.
+func (db *DB) runCommitter(number int) {
 	c := db.newCommitter(number)
 	defer c.drop()
 	for {
 		group := db.queue.next(db.cfg.MaxGroup)
 		if group == nil {
-			return nil
+			return
 		}
 		c.settle(group)
 	}
@@ -214,7 +213,7 @@ func (c *committer) connect() error {
 }
 
 func (c *committer) dial() error {
-	ctx, cancel := context.WithTimeout(context.Background(), c.db.limits.connect)
+	ctx, cancel := context.WithTimeout(context.Background(), c.db.times.connect)
 	defer cancel()
 	conn, err := c.db.sql.Conn(ctx)
 	if err != nil {

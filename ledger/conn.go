@@ -33,10 +33,9 @@ func discard(conn *sql.Conn) {
 const maxContended = 5
 
 // transact runs fn inside a transaction on a pooled connection, again when it was
-// contended. fn must lock in the order of all transactions: orders, buyers,
-// stock_moves, outbox, stock, each in key order. Its own errors roll back and are
-// returned as they are; an error that wraps sale.ErrUnknown means that the commit may
-// have happened.
+// contended: what fn locks against the order of all transactions (DESIGN.md) may end in
+// a deadlock. Its own errors roll back and are returned as they are; an error that wraps
+// sale.ErrUnknown means that the commit may have happened.
 func (db *DB) transact(ctx context.Context, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	for try := 1; ; try++ {
 		err := db.transactOnce(ctx, fn)

@@ -11,11 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"flashgate/sale"
 )
@@ -77,8 +77,8 @@ const (
 	maxOutboxAge = time.Minute
 )
 
-// limits are those of the constants above that tests change before Run.
-type limits struct {
+// times are those of the constants above that tests change before Run.
+type times struct {
 	call, connect, connLifetime, outboxAge time.Duration
 }
 
@@ -86,7 +86,7 @@ type limits struct {
 // proved the database; until then they answer sale.ErrUnavailable.
 type DB struct {
 	cfg     Config
-	limits  limits
+	times   times
 	log     *slog.Logger
 	hooks   Hooks
 	dialect dialect
@@ -122,7 +122,7 @@ func New(cfg Config) (*DB, error) {
 		cfg.Committers = 1
 	}
 	db := &DB{
-		cfg: cfg, limits: limits{callTimeout, connectTimeout, connLifetime, maxOutboxAge},
+		cfg: cfg, times: times{callTimeout, connectTimeout, connLifetime, maxOutboxAge},
 		log: cfg.Logger, dialect: d, sql: pool, clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
 	}
 	pool.SetMaxOpenConns(cfg.Committers + 16)
@@ -146,33 +146,23 @@ func New(cfg Config) (*DB, error) {
 func (db *DB) Run(ctx context.Context) error {
 	defer func() { _ = db.sql.Close() }()
 	defer db.queue.close()
-	db.sql.SetConnMaxLifetime(db.limits.connLifetime)
+	db.sql.SetConnMaxLifetime(db.times.connLifetime)
 	if err := db.connect(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	db.syncClock(ctx)
-	g, gctx := errgroup.WithContext(ctx)
+	var wg sync.WaitGroup
 	for i := range db.cfg.Committers {
-		g.Go(func() error { return db.runCommitter(gctx, i) })
+		wg.Go(func() { db.runCommitter(i) })
 	}
-	for _, loop := range db.loops() {
-		g.Go(func() error { return loop(gctx) })
+	for _, loop := range []func(context.Context){db.runAcks, db.runClock, db.runCatalog, db.watchCatalog} {
+		wg.Go(func() { loop(ctx) })
 	}
 	db.ready.Store(true)
-	<-gctx.Done()
+	<-ctx.Done()
 	db.queue.close()
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
+	wg.Wait()
 	return nil
-}
-
-// loops is what runs beside the committers for as long as Run does: each returns when
-// its context ends.
-func (db *DB) loops() []func(context.Context) error {
-	return []func(context.Context) error{
-		db.runAcks, db.runClock, db.runCatalog, db.watchCatalog,
-	}
 }
 
 // connect waits for a database that answers and passes the proof.

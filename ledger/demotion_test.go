@@ -25,7 +25,7 @@ func TestPrimaryIsDemoted(t *testing.T) {
 	gateway := *before
 	gateway.cfg.DSN = strings.Replace(strings.Replace(before.cfg.DSN, old.Addr, p.Addr, 1), "root@", "app:app@", 1)
 	db := gateway.new(func(c *Config) { c.Committers = 1 })
-	db.limits.connLifetime = time.Second // which is waited for
+	db.times.connLifetime = time.Second // which is waited for
 	gateway.run(db)
 	if _, err := db.Commit(t.Context(), admitted(sku, claims(sku, "a", 10)...)); err != nil {
 		t.Fatal(err)

@@ -48,7 +48,7 @@ type dialect interface {
 	addSold(s *script, rows []soldUnits)
 	setStock(s *script, rows []lockedStock)
 	// endExactly closes a statement, which fails as violated unless it changed so many
-	// rows. lease appends one that fails as violated unless the lease is held under
+	// rows (MySQL counts two for a row that an upsert updates). lease appends one that fails as violated unless the lease is held under
 	// the token, and keeps it so until the transaction ends.
 	endExactly(s *script, rows int)
 	lease(s *script, name string, token int64)

@@ -277,7 +277,7 @@ func (t *transition) lock(ctx context.Context, conn *sql.Conn, ids []sale.OrderI
 	if d.singleWriter() {
 		return nil
 	}
-	t.begun = true
+	t.open = true
 	sorted := slices.SortedFunc(slices.Values(ids), compareOrderIDs)
 	s := newScript(d)
 	s.statement("SET SESSION wait_timeout=3")

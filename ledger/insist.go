@@ -11,9 +11,11 @@ import (
 // What happens to an order after its reservation is written optimistically: plain
 // reads, a decision in memory, and then the whole transaction in one packet, from
 // BEGIN to COMMIT, in which guards fail where something has changed since the reads.
-// No lock is ever held across a round trip, so that a frozen gateway holds up nobody,
+// No lock is held across a round trip, so that a frozen gateway holds up nobody,
 // whatever the server's time-outs are; and a transaction that arrives twice, or late,
-// meets its own guards.
+// meets its own guards. What has to lock before it reads (an expiry that was disturbed
+// twice, a restore, a repair) does so on a session that the server ends soon after the
+// gateway froze.
 
 // maxRefused is how often guards and constraints may refuse what the reads before had
 // promised. Each refusal by another's change leaves less that can still change.

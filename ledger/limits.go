@@ -32,7 +32,7 @@ func (db *DB) writeBuyers(ctx context.Context, conn *sql.Conn, before, after *sa
 	return nil
 }
 
-// deleteBuyers deletes the rows of the SKU that are committed, one by one: a delete by
+// deleteBuyers deletes the rows of the SKU that are committed, by their keys: a delete by
 // range would wait for purchases that are under way, which wait for the stock rows.
 func (db *DB) deleteBuyers(ctx context.Context, conn *sql.Conn, sku string) error {
 	for {
@@ -44,10 +44,7 @@ func (db *DB) deleteBuyers(ctx context.Context, conn *sql.Conn, sku string) erro
 		s.raw("DELETE FROM buyers WHERE sku = ")
 		s.str(sku)
 		s.raw(" AND user_id IN (")
-		for i, user := range users {
-			s.comma(i)
-			s.str(user)
-		}
+		s.strs(users)
 		s.raw(")")
 		if _, err := conn.ExecContext(ctx, string(s.text)); err != nil {
 			return err
@@ -73,8 +70,7 @@ func someBuyers(ctx context.Context, conn *sql.Conn, sku string) ([]string, erro
 
 // liveUnits is what each buyer's live orders of the SKU hold.
 func liveUnits(ctx context.Context, conn *sql.Conn, sku string) (map[string]int64, error) {
-	rows, err := conn.QueryContext(ctx, "SELECT user_id, quantity FROM orders WHERE sku = ? AND status IN (?, ?)",
-		sku, sale.StatusReserved.String(), sale.StatusPaid.String())
+	rows, err := conn.QueryContext(ctx, "SELECT user_id, quantity FROM orders WHERE sku = ? AND status IN "+live, sku)
 	if err != nil {
 		return nil, err
 	}
@@ -93,24 +89,13 @@ func liveUnits(ctx context.Context, conn *sql.Conn, sku string) (map[string]int6
 // insertBuyers writes what every buyer holds. Who holds more than the limit keeps it,
 // and can buy no more.
 func (db *DB) insertBuyers(ctx context.Context, conn *sql.Conn, sku *sale.SKU, units map[string]int64) error {
-	users := slices.Sorted(maps.Keys(units))
-	for chunk := range slices.Chunk(users, buyersChunk) {
+	buyers := make([]buyerUnits, 0, len(units))
+	for _, user := range slices.Sorted(maps.Keys(units)) {
+		buyers = append(buyers, buyerUnits{sku.Name, user, units[user], max(sku.PerUserLimit, units[user])})
+	}
+	for chunk := range slices.Chunk(buyers, buyersChunk) {
 		s := newScript(db.dialect)
-		s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) VALUES ")
-		for i, user := range chunk {
-			s.comma(i)
-			s.raw("(")
-			s.str(sku.Name)
-			s.raw(",")
-			s.str(user)
-			s.raw(",")
-			s.int(units[user])
-			s.raw(",")
-			s.int(max(sku.PerUserLimit, units[user]))
-			s.raw(")")
-		}
-		s.raw(db.dialect.onConflict("sku,user_id"))
-		s.raw("units=" + db.dialect.inserted("units") + ",unit_limit=" + db.dialect.inserted("unit_limit"))
+		appendUpsertBuyers(s, chunk, "")
 		if _, err := conn.ExecContext(ctx, string(s.text)); err != nil {
 			return err
 		}

@@ -66,8 +66,7 @@ func appendMySQLEscaped[T string | []byte](b []byte, s T) []byte {
 }
 
 // appendSQLiteString appends a text literal, in which only the quote is special. A
-// NUL would end the statement: ids and names never hold one, so it is dropped to a
-// literal that cannot match or be stored as something else.
+// NUL would end the statement, so a text that holds one is written as hex.
 func appendSQLiteString(b []byte, s string) []byte {
 	for i := range len(s) {
 		if s[i] == 0 {

@@ -29,7 +29,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 		regroups: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "flashgate_ledger_regroups_total", Help: "Groups that a constraint refused and that were split.",
+			Name: "flashgate_ledger_regroups_total", Help: "Optimistic groups that a constraint refused.",
 		}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flashgate_ledger_retries_total", Help: "Transactions tried again, by cause.",

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-
-	"flashgate/sale"
 )
 
 // mysqlDialect speaks what MySQL 8 and MariaDB 10.6 have in common; comments of the
@@ -118,7 +116,7 @@ func (mysqlDialect) classify(err error) failure {
 	switch e.Number {
 	case 1062, // duplicate key
 		4025, 3819, // CHECK, MariaDB and MySQL
-		1242,       // the guard behind the stock rows: one of them did not exist
+		1242,       // a guard: rows are missing or have changed
 		1690, 1264: // figures out of range
 		return violated
 	case 1205, 1213, 1020: // lock wait, deadlock, record changed
@@ -243,50 +241,23 @@ func isMissingTable(err error) bool {
 // rules have changed since is refused by the CHECK. A row that did not exist would be
 // inserted: the guard behind notices, because an insert counts one row and an update
 // two, and fails by a subquery of two rows, before the COMMIT.
-func (mysqlDialect) addSold(s *script, rows []soldUnits) {
+func (d mysqlDialect) addSold(s *script, rows []soldUnits) {
 	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
 	for i, r := range rows {
-		s.comma(i)
-		s.stockTuple(r.sku, r.segment, sale.Stock{Total: r.units, Sold: r.units}, r.version)
+		s.row(i, r.sku, r.segment, r.units, 0, r.units, r.version)
 	}
 	s.raw(" ON DUPLICATE KEY UPDATE sold=IF(sku_version=VALUES(sku_version),sold+VALUES(sold),-1)")
-	s.end()
-	s.guardUpserts(len(rows))
+	d.endExactly(s, 2*len(rows))
 }
 
 // setStock gives locked rows their new figures.
-func (mysqlDialect) setStock(s *script, rows []lockedStock) {
+func (d mysqlDialect) setStock(s *script, rows []lockedStock) {
 	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
 	for i, r := range rows {
-		s.comma(i)
-		s.stockTuple(r.sku, r.segment, r.Stock, 0)
+		s.row(i, r.sku, r.segment, r.Total, r.Reserved, r.Sold, 0)
 	}
 	s.raw(" ON DUPLICATE KEY UPDATE total=VALUES(total),sold=VALUES(sold)")
-	s.end()
-	s.guardUpserts(len(rows))
-}
-
-func (s *script) stockTuple(sku string, segment int, st sale.Stock, version int64) {
-	s.raw("(")
-	s.str(sku)
-	s.raw(",")
-	s.int(int64(segment))
-	s.raw(",")
-	s.int(st.Total)
-	s.raw(",")
-	s.int(st.Reserved)
-	s.raw(",")
-	s.int(st.Sold)
-	s.raw(",")
-	s.int(version)
-	s.raw(")")
-}
-
-func (s *script) guardUpserts(rows int) {
-	s.raw("SET @flashgate=IF(ROW_COUNT()=")
-	s.int(int64(2 * rows))
-	s.raw(",0,(SELECT 1 UNION ALL SELECT 2))")
-	s.end()
+	d.endExactly(s, 2*len(rows))
 }
 
 // query sends the script as one packet and hands each result set to its reader.

@@ -297,14 +297,7 @@ func (db *DB) writeStock(ctx context.Context, conn *sql.Conn, sku *sale.SKU, bef
 	s := newScript(db.dialect)
 	s.raw("INSERT INTO stock (sku, segment, total, reserved, sold, sku_version, raises) VALUES ")
 	for i, r := range after {
-		s.comma(i)
-		s.raw("(")
-		s.str(sku.Name)
-		for _, n := range []int64{int64(r.segment), r.Total, r.Reserved, r.Sold, sku.Version, raised} {
-			s.raw(",")
-			s.int(n)
-		}
-		s.raw(")")
+		s.row(i, sku.Name, r.segment, r.Total, r.Reserved, r.Sold, sku.Version, raised)
 	}
 	s.raw(db.dialect.onConflict("sku,segment"))
 	for i, column := range []string{"total", "reserved", "sku_version"} {

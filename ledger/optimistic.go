@@ -49,7 +49,7 @@ type ending uint8
 const (
 	settled  ending = iota // committed
 	refused                // a constraint said no; rolled back
-	isolated               // rolled back for another reason: decide under locks, SKU by SKU
+	isolated               // rolled back for another reason: decide under locks, in smaller groups
 	gaveUp                 // the jobs were answered with an error
 )
 

@@ -52,20 +52,26 @@ const ackPeriod = 500 * time.Millisecond
 func (db *DB) Acked(ids []int64) { db.acks.put(ids) }
 
 // runAcks deletes acknowledged rows until ctx ends.
-func (db *DB) runAcks(ctx context.Context) error {
+func (db *DB) runAcks(ctx context.Context) {
 	tick := time.NewTicker(ackPeriod)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			// What is left is published again after the next start, under the same ids.
-			return nil
+			return
 		case <-tick.C:
 		}
 		for ids := db.acks.drain(ackChunk); len(ids) > 0; ids = db.acks.drain(ackChunk) {
 			err := db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error {
 				s := newScript(db.dialect)
-				appendDeleteOutbox(s, ids)
+				s.raw("DELETE FROM outbox WHERE id IN (")
+				for i, id := range ids {
+					s.comma(i)
+					s.int(id)
+				}
+				s.raw(")")
+				s.end()
 				return db.dialect.exec(ctx, conn, s)
 			})
 			if err != nil {
@@ -77,20 +83,7 @@ func (db *DB) runAcks(ctx context.Context) error {
 	}
 }
 
-func appendDeleteOutbox(s *script, ids []int64) {
-	if len(ids) == 0 {
-		return
-	}
-	s.raw("DELETE FROM outbox WHERE id IN (")
-	for i, id := range ids {
-		s.comma(i)
-		s.int(id)
-	}
-	s.raw(")")
-	s.end()
-}
-
-// appendInsertOutbox inserts the rows; after exec, numberOutbox gives them their ids.
+// appendInsertOutbox inserts the rows, whose ids exec learns.
 func appendInsertOutbox(s *script, rows []sale.OutboxRow) {
 	if len(rows) == 0 {
 		return
@@ -98,18 +91,7 @@ func appendInsertOutbox(s *script, rows []sale.OutboxRow) {
 	s.raw("INSERT INTO outbox (msg_id,sku,kind,payload,at) VALUES ")
 	for i := range rows {
 		r := &rows[i]
-		s.comma(i)
-		s.raw("(")
-		s.bytes(r.MsgID[:])
-		s.raw(",")
-		s.str(r.SKU)
-		s.raw(",")
-		s.str(string(r.Kind))
-		s.raw(",")
-		s.bytes(packPayload(&s.packing, r.Payload))
-		s.raw(",")
-		s.int(r.At)
-		s.raw(")")
+		s.row(i, r.MsgID[:], r.SKU, string(r.Kind), packPayload(&s.packing, r.Payload), r.At)
 	}
 	s.endWith(outboxInsert, len(rows))
 }

@@ -35,8 +35,7 @@ func (t *transition) appendPayments(s *script) {
 		if p.Succeeded {
 			status = paymentSucceeded
 		}
-		s.comma(i)
-		s.values(p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, t.at)
+		s.row(i, p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, t.at)
 	}
 	s.end()
 }

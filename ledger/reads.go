@@ -60,23 +60,15 @@ func (db *DB) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sa
 }
 
 func (db *DB) findChunk(ctx context.Context, ids []sale.OrderID, found map[sale.OrderID]sale.Order) error {
-	q := db.appendOrdersByID(nil, ids)
-	rows, err := db.sql.QueryContext(ctx, string(q))
+	s := newScript(db.dialect)
+	s.raw("SELECT " + orderColumns + " FROM orders WHERE order_id IN (")
+	s.ids(ids)
+	s.raw(")")
+	rows, err := db.sql.QueryContext(ctx, string(s.text))
 	if err != nil {
 		return err
 	}
 	return scanOrders(rows, found)
-}
-
-func (db *DB) appendOrdersByID(q []byte, ids []sale.OrderID) []byte {
-	q = append(q, "SELECT "+orderColumns+" FROM orders WHERE order_id IN ("...)
-	for i := range ids {
-		if i > 0 {
-			q = append(q, ',')
-		}
-		q = db.dialect.appendBytes(q, ids[i][:])
-	}
-	return append(q, ')')
 }
 
 // scanOrders reads the result set to its end and closes it.

@@ -208,10 +208,7 @@ func (db *DB) buyerFigures(ctx context.Context, conn *sql.Conn, query, sku strin
 	s.raw(query + " WHERE sku = ")
 	s.str(sku)
 	s.raw(" AND user_id IN (")
-	for i, user := range users {
-		s.comma(i)
-		s.str(user)
-	}
+	s.strs(users)
 	s.raw(")" + tail)
 	rows, err := conn.QueryContext(ctx, string(s.text))
 	if err != nil {

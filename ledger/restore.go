@@ -292,8 +292,7 @@ func (t *transition) appendOrders(s *script) {
 	s.raw("INSERT INTO orders (" + orderColumns + ") VALUES ")
 	for i := range t.orders {
 		o := &t.orders[i]
-		s.comma(i)
-		s.values(o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Status.String(), o.Hash[:],
+		s.row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Status.String(), o.Hash[:],
 			o.ReservedAt, o.PayBy, o.Version)
 	}
 	s.end()

@@ -61,10 +61,7 @@ func appendBuyersRead(s *script, jobs []*job, tail string) {
 		s.raw("(sku=")
 		s.str(j.sku.Name)
 		s.raw(" AND user_id IN (")
-		for i, user := range usersOf(j) {
-			s.comma(i)
-			s.str(user)
-		}
+		s.strs(usersOf(j))
 		s.raw("))")
 	}
 	if !any {

@@ -1,9 +1,13 @@
 package ledger
 
-import "strconv"
+import (
+	"strconv"
 
-// script is the text of one transaction, statement by statement, without arguments:
-// it goes to the server in one packet, so that a group costs one round trip, and
+	"flashgate/sale"
+)
+
+// script is the text of statements, without arguments, that go to the server in one
+// packet: most often a whole transaction, which then costs one round trip, and in which
 // nothing can freeze between its locks and its commit.
 type script struct {
 	dialect dialect
@@ -16,7 +20,7 @@ type script struct {
 	firstOutboxID int64
 }
 
-// expectation says what exec has to look at after a statement.
+// expectation says what exec has to look at after a statement, and of how many rows.
 type expectation struct {
 	what attention
 	rows int
@@ -28,7 +32,7 @@ const (
 	plain        attention = iota
 	selects                // has a result set (query only)
 	outboxInsert           // learn the ids of its rows
-	stockUpdate            // so many rows must have been there (SQLite)
+	exactly                // so many rows must have been changed (SQLite)
 )
 
 func newScript(d dialect) *script { return &script{dialect: d} }
@@ -62,4 +66,49 @@ func (s *script) comma(i int) {
 	if i > 0 {
 		s.text = append(s.text, ',')
 	}
+}
+
+// row appends the i-th row of an INSERT; its values are strings, byte slices and
+// integers.
+func (s *script) row(i int, values ...any) {
+	s.comma(i)
+	s.raw("(")
+	for n, v := range values {
+		s.comma(n)
+		switch v := v.(type) {
+		case string:
+			s.str(v)
+		case []byte:
+			s.bytes(v)
+		case int64:
+			s.int(v)
+		case int:
+			s.int(int64(v))
+		}
+	}
+	s.raw(")")
+}
+
+// ids and strs append lists, for IN.
+func (s *script) ids(ids []sale.OrderID) {
+	for i := range ids {
+		s.comma(i)
+		s.bytes(ids[i][:])
+	}
+}
+
+func (s *script) strs(values []string) {
+	for i, v := range values {
+		s.comma(i)
+		s.str(v)
+	}
+}
+
+// whereStock ends an update of one stock row, which has to be there.
+func (s *script) whereStock(sku string, segment int) {
+	s.raw(" WHERE sku=")
+	s.str(sku)
+	s.raw(" AND segment=")
+	s.int(int64(segment))
+	s.dialect.endExactly(s, 1)
 }

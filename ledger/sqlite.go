@@ -53,14 +53,14 @@ const (
 	sqliteConstraint = 19
 )
 
-// errMissingStock is SQLite's form of the guard behind the stock rows.
-var errMissingStock = errors.New("a stock row does not exist")
+// errGuard is SQLite's form of the guards.
+var errGuard = errors.New("rows are missing or have changed")
 
 func (sqliteDialect) classify(err error) failure {
 	if err == nil {
 		return noFailure
 	}
-	if errors.Is(err, errMissingStock) {
+	if errors.Is(err, errGuard) {
 		return violated
 	}
 	if errors.Is(err, driver.ErrBadConn) {
@@ -111,9 +111,9 @@ func (sqliteDialect) exec(ctx context.Context, conn *sql.Conn, s *script) error 
 				return err
 			}
 			s.firstOutboxID = last - int64(m.rows) + 1
-		case stockUpdate:
+		case exactly:
 			if n, err := res.RowsAffected(); err != nil || n != int64(m.rows) {
-				return errors.Join(errMissingStock, err)
+				return errors.Join(errGuard, err)
 			}
 		}
 	}
@@ -162,14 +162,6 @@ func (sqliteDialect) setStock(s *script, rows []lockedStock) {
 		s.int(r.Sold)
 		s.whereStock(r.sku, r.segment)
 	}
-}
-
-func (s *script) whereStock(sku string, segment int) {
-	s.raw(" WHERE sku=")
-	s.str(sku)
-	s.raw(" AND segment=")
-	s.int(int64(segment))
-	s.endWith(stockUpdate, 1)
 }
 
 func (sqliteDialect) query(ctx context.Context, conn *sql.Conn, s *script, read ...func(*sql.Rows) error) error {

@@ -56,33 +56,6 @@ func qualified(alias, columns string) string {
 	return string(b)
 }
 
-func (s *script) ids(ids []sale.OrderID) {
-	for i := range ids {
-		s.comma(i)
-		s.bytes(ids[i][:])
-	}
-}
-
-// values appends one row of an INSERT; the values are strings, byte slices and
-// integers.
-func (s *script) values(values ...any) {
-	s.raw("(")
-	for i, v := range values {
-		s.comma(i)
-		switch v := v.(type) {
-		case string:
-			s.str(v)
-		case []byte:
-			s.bytes(v)
-		case int64:
-			s.int(v)
-		case int:
-			s.int(int64(v))
-		}
-	}
-	s.raw(")")
-}
-
 // transition is what one transaction does to orders after their reservation. Its
 // parts are written in the order of all locks, which begins with the lease: orders,
 // payments, buyers, stock_moves, outbox, due, stock.
@@ -90,7 +63,7 @@ type transition struct {
 	db *DB
 	at int64 // Unix ms, ledger's clock
 
-	begun bool // the transaction is open already
+	open bool // the transaction has begun already
 
 	lease string // the lease that has to be held under token, or ""
 	token int64
@@ -190,7 +163,7 @@ func (t *transition) tell(kind sale.Kind, orders []sale.Order, payment string) {
 // says that something has changed since the reads that it was decided on.
 func (t *transition) write(ctx context.Context, on *try) error {
 	s := newScript(t.db.dialect)
-	if !t.begun {
+	if !t.open {
 		s.statement(t.db.dialect.begin())
 	}
 	t.append(s)
@@ -301,8 +274,7 @@ func (t *transition) appendMoves(s *script) {
 	})
 	s.raw("INSERT INTO stock_moves (order_id,reason,sku,segment,delta,at) VALUES ")
 	for i, m := range t.moves {
-		s.comma(i)
-		s.values(m.id[:], m.reason, m.sku, m.segment, m.delta, t.at)
+		s.row(i, m.id[:], m.reason, m.sku, m.segment, m.delta, t.at)
 	}
 	s.end()
 }
@@ -319,11 +291,7 @@ func (t *transition) appendStock(s *script) {
 		s.int(d.sold)
 		s.raw(") ELSE -1 END,raises=raises+")
 		s.int(d.raises)
-		s.raw(" WHERE sku=")
-		s.str(d.sku)
-		s.raw(" AND segment=")
-		s.int(int64(d.segment))
-		s.dialect.endExactly(s, 1)
+		s.whereStock(d.sku, d.segment)
 	}
 }
 
@@ -365,7 +333,7 @@ func (mysqlDialect) lease(s *script, name string, token int64) {
 	s.end()
 }
 
-func (sqliteDialect) endExactly(s *script, rows int) { s.endWith(stockUpdate, rows) }
+func (sqliteDialect) endExactly(s *script, rows int) { s.endWith(exactly, rows) }
 
 func (d sqliteDialect) lease(s *script, name string, token int64) {
 	s.raw("UPDATE job_leases SET token=token WHERE name=")

@@ -12,9 +12,10 @@ import (
 	"flashgate/sale"
 )
 
-// writes is everything one transaction writes, over all its SKUs. Each list is
-// written in key order, and the lists in the order in which every transaction locks:
-// orders, buyers, outbox, stock. Breaking it makes deadlocks by the dozen.
+// writes is everything a group's transaction writes, over all its SKUs. Each list is
+// written in key order, and the lists in the order in which every transaction locks
+// (DESIGN.md): orders, buyers, outbox, due, stock. Breaking it makes deadlocks by the
+// dozen.
 type writes struct {
 	orders []*sale.Order
 	buyers []buyerUnits
@@ -133,53 +134,25 @@ func (w *writes) appendOrders(s *script) {
 	}
 	s.raw("INSERT INTO orders (order_id,sku,segment,user_id,quantity,amount,currency,coupon,request_hash,reserved_at,pay_by) VALUES ")
 	for i, o := range w.orders {
-		s.comma(i)
-		s.raw("(")
-		s.bytes(o.ID[:])
-		s.raw(",")
-		s.str(o.SKU)
-		s.raw(",")
-		s.int(int64(o.Segment))
-		s.raw(",")
-		s.str(o.User)
-		s.raw(",")
-		s.int(o.Quantity)
-		s.raw(",")
-		s.int(o.Amount)
-		s.raw(",")
-		s.str(o.Currency)
-		s.raw(",")
-		s.str(o.Coupon)
-		s.raw(",")
-		s.bytes(o.Hash[:])
-		s.raw(",")
-		s.int(o.ReservedAt)
-		s.raw(",")
-		s.int(o.PayBy)
-		s.raw(")")
+		s.row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Hash[:], o.ReservedAt, o.PayBy)
 	}
 	s.end()
 }
 
-func (w *writes) appendBuyers(s *script) {
-	if len(w.buyers) == 0 {
+// appendBuyers adds units to buyers' rows, which come into being where they are missing.
+func (w *writes) appendBuyers(s *script) { appendUpsertBuyers(s, w.buyers, "buyers.units+") }
+
+// appendUpsertBuyers writes buyers' rows; to what is there before, it is prefixed.
+func appendUpsertBuyers(s *script, buyers []buyerUnits, before string) {
+	if len(buyers) == 0 {
 		return
 	}
 	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) VALUES ")
-	for i, b := range w.buyers {
-		s.comma(i)
-		s.raw("(")
-		s.str(b.sku)
-		s.raw(",")
-		s.str(b.user)
-		s.raw(",")
-		s.int(b.units)
-		s.raw(",")
-		s.int(b.limit)
-		s.raw(")")
+	for i, b := range buyers {
+		s.row(i, b.sku, b.user, b.units, b.limit)
 	}
 	s.raw(s.dialect.onConflict("sku,user_id"))
-	s.raw("units=buyers.units+" + s.dialect.inserted("units") + ",unit_limit=" + s.dialect.inserted("unit_limit"))
+	s.raw("units=" + before + s.dialect.inserted("units") + ",unit_limit=" + s.dialect.inserted("unit_limit"))
 	s.end()
 }
 
@@ -199,14 +172,7 @@ func (w *writes) appendDue(s *script) *attemptMark {
 	for i, at := range slices.Sorted(maps.Keys(byTime)) {
 		mark.payBy = at
 		_, _ = rand.Read(mark.slot[:])
-		s.comma(i)
-		s.raw("(")
-		s.int(at)
-		s.raw(",")
-		s.bytes(mark.slot[:])
-		s.raw(",")
-		s.bytes(byTime[at])
-		s.raw(")")
+		s.row(i, at, mark.slot[:], byTime[at])
 	}
 	s.end()
 	return mark
