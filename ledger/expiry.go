@@ -16,7 +16,7 @@ import (
 const ExpireJob = "expire"
 
 const (
-	// expireLimit bounds the orders that one call of ExpireDue ends, and with it the
+	// expireLimit bounds the orders that one call of expireDue ends, and with it the
 	// memory that they take.
 	expireLimit = 10_000
 	// expireChunk is about how many orders one transaction ends: more make it long for
@@ -33,31 +33,26 @@ type dueRow struct {
 	ids []sale.OrderID
 }
 
-// Expire ends whatever is due, as ExpireDue does.
+// Expire ends reserved orders that were not paid by pay_by, and gives their units back,
+// until nothing is due any more. Orders that were paid or cancelled in time, or are just
+// being, stay so.
+//
+// The token is that of the caller's lease ExpireJob. Every transaction holds the lease
+// to it, so that a gateway that was frozen past its lease and wakes up does nothing
+// and gets sale.ErrLeaseLost. Other errors wrap sale.ErrUnavailable. A SKU whose rows
+// contradict each other keeps its orders, shows as an error, and holds up no other.
 func (db *DB) Expire(ctx context.Context, token int64) error {
 	for {
-		ended, err := db.ExpireDue(ctx, token, expireLimit)
+		ended, err := db.expireDue(ctx, token, expireLimit, db.Now())
 		if err != nil || len(ended) < expireLimit {
 			return err
 		}
 	}
 }
 
-// ExpireDue ends reserved orders that were not paid by pay_by, gives their units back,
-// and returns them. It stops when nothing is
-// due any more, or soon after it has ended limit orders: fewer mean that nothing is
-// left to do. Orders that were paid or cancelled in time, or are just being, stay so.
-//
-// The token is that of the caller's lease ExpireJob. Every transaction holds the lease
-// to it, so that a gateway that was frozen past its lease and wakes up does nothing
-// and gets sale.ErrLeaseLost. Other errors wrap sale.ErrUnavailable; the orders
-// returned with an error have ended nonetheless. A SKU whose rows contradict each
-// other keeps its orders, shows as an error, and holds up no other.
-func (db *DB) ExpireDue(ctx context.Context, token int64, limit int) ([]sale.Order, error) {
-	return db.expireDue(ctx, token, limit, db.Now())
-}
-
-// expireDue ends what is due at the time now.
+// expireDue ends what is due at the time now and returns it. It stops soon after it has
+// ended limit orders: fewer mean that nothing is left to do. The orders returned with an
+// error have ended nonetheless.
 func (db *DB) expireDue(ctx context.Context, token int64, limit int, now int64) ([]sale.Order, error) {
 	if !db.Ready() {
 		return nil, db.notReady()

@@ -39,13 +39,13 @@ func TestTenThousandDueAtOnce(t *testing.T) {
 		defer tick.Stop()
 		for hang := time.Now().Add(testenv.Patience); ended < orders; <-tick.C {
 			start := time.Now()
-			got, err := db.ExpireDue(t.Context(), token, 2000)
+			got, err := db.expireDue(t.Context(), token, 2000, db.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
 			for len(got) >= 2000 {
 				ended += len(got)
-				if got, err = db.ExpireDue(t.Context(), token, 2000); err != nil {
+				if got, err = db.expireDue(t.Context(), token, 2000, db.Now()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -74,11 +74,11 @@ func TestExpiryStopsNearItsLimit(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, err := db.ExpireDue(t.Context(), token, 10); err != nil || len(got) != 0 {
+		if got, err := db.expireDue(t.Context(), token, 10, db.Now()); err != nil || len(got) != 0 {
 			t.Errorf("%d ended before they were due, %v", len(got), err)
 		}
 		b.overdue(db)
-		got, err := db.ExpireDue(t.Context(), token, 10)
+		got, err := db.expireDue(t.Context(), token, 10, db.Now())
 		if err != nil || len(got) < 10 {
 			t.Errorf("%d ended, %v", len(got), err)
 		}
@@ -115,12 +115,12 @@ func TestExpiryUnderAnotherLease(t *testing.T) {
 			}
 			b.clean(db)
 		}
-		_, err := db.ExpireDue(t.Context(), 1, 10)
+		_, err := db.expireDue(t.Context(), 1, 10, db.Now())
 		still(err) // nobody ever had the lease
 		token := b.lead(db)
-		_, err = db.ExpireDue(t.Context(), token-1, 10)
+		_, err = db.expireDue(t.Context(), token-1, 10, db.Now())
 		still(err)
-		_, err = db.ExpireDue(t.Context(), token+1, 10)
+		_, err = db.expireDue(t.Context(), token+1, 10, db.Now())
 		still(err)
 
 		// The lease changes hands after the leader has looked at it, and before its
@@ -129,7 +129,7 @@ func TestExpiryUnderAnotherLease(t *testing.T) {
 		other.exec(db.dialect.begin(), "UPDATE job_leases SET token = token + 1 WHERE name = '"+ExpireJob+"'")
 		done := make(chan error, 1)
 		go func() {
-			_, err := db.ExpireDue(t.Context(), token, 10)
+			_, err := db.expireDue(t.Context(), token, 10, db.Now())
 			done <- err
 		}()
 		if b.cfg.Driver == "sqlite" {
@@ -145,7 +145,7 @@ func TestExpiryUnderAnotherLease(t *testing.T) {
 		other.exec("COMMIT")
 		still(<-done)
 
-		if got, err := db.ExpireDue(t.Context(), token+1, 10); err != nil || len(got) != 1 {
+		if got, err := db.expireDue(t.Context(), token+1, 10, db.Now()); err != nil || len(got) != 1 {
 			t.Errorf("the present leader ended %d orders, %v", len(got), err)
 		}
 	})
@@ -170,7 +170,7 @@ func TestExpiryOfBrokenRows(t *testing.T) {
 		b.exec("DELETE FROM stock WHERE sku = 'gone'")
 		b.overdue(db)
 		for i, want := range []int{6, 0} {
-			got, err := db.ExpireDue(t.Context(), token, 100)
+			got, err := db.expireDue(t.Context(), token, 100, db.Now())
 			if !errors.Is(err, errRefused) || !errors.Is(err, sale.ErrUnavailable) || len(got) != want {
 				t.Errorf("round %d: %d ended, %v", i, len(got), err)
 			}
@@ -180,7 +180,7 @@ func TestExpiryOfBrokenRows(t *testing.T) {
 		}
 		b.exec("UPDATE stock SET sold = 3 WHERE sku = 'broken'")
 		b.exec("INSERT INTO stock (sku, segment, total, reserved, sold, sku_version) VALUES ('gone', 0, 10, 0, 3, 1)")
-		if got, err := db.ExpireDue(t.Context(), token, 100); err != nil || len(got) != 6 {
+		if got, err := db.expireDue(t.Context(), token, 100, db.Now()); err != nil || len(got) != 6 {
 			t.Errorf("once repaired: %d ended, %v", len(got), err)
 		}
 		if n := b.number("SELECT COUNT(*) FROM due"); n != 0 {
@@ -229,7 +229,7 @@ func TestPayingAtTheLastMoment(t *testing.T) {
 				}
 			})
 		}
-		got, err := db.ExpireDue(context.WithoutCancel(t.Context()), token, 100_000)
+		got, err := db.expireDue(context.WithoutCancel(t.Context()), token, 100_000, db.Now())
 		wg.Wait()
 		if err != nil {
 			t.Fatal(err)

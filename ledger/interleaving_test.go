@@ -98,11 +98,11 @@ func (p *play) do(a act) error {
 		_, _, err := p.db.PatchSKU(ctx, p.name, sale.SKUPatch{State: &state})
 		return operators(err)
 	case "repair":
-		stock, err := p.db.RepairStock(ctx)
+		stock, err := p.db.repairStock(ctx)
 		if err != nil {
 			return err
 		}
-		buyers, err := p.db.RepairBuyers(ctx)
+		buyers, err := p.db.repairBuyers(ctx)
 		if stock != (sale.Repairs{}) || buyers != (sale.Repairs{}) {
 			return fmt.Errorf("repaired %+v and %+v", stock, buyers)
 		}

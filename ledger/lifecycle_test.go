@@ -52,7 +52,7 @@ func (b *bed) overdue(db *DB) {
 // expireAll ends what is due.
 func (b *bed) expireAll(db *DB) []sale.Order {
 	b.t.Helper()
-	orders, err := db.ExpireDue(b.t.Context(), b.lead(db), 1_000_000)
+	orders, err := db.expireDue(b.t.Context(), b.lead(db), 1_000_000, db.Now())
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestOneEndOnly(t *testing.T) {
 			})
 			wg.Go(func() {
 				<-start
-				expired, expireErr = dbs[1].ExpireDue(t.Context(), token, 100)
+				expired, expireErr = dbs[1].expireDue(t.Context(), token, 100, dbs[1].Now())
 			})
 			close(start)
 			wg.Wait()

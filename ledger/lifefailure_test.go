@@ -49,7 +49,7 @@ var deeds = []struct {
 	{
 		name: "expire", want: sale.StatusExpired, events: []string{"results.reserved", "results.expired"},
 		do: func(ctx context.Context, b *bed, db *DB, token int64, _ *sale.Order) (sale.Order, error) {
-			got, err := db.ExpireDue(ctx, token, 100)
+			got, err := db.expireDue(ctx, token, 100, db.Now())
 			if len(got) == 0 {
 				return sale.Order{}, err
 			}

@@ -30,11 +30,11 @@ func (db *DB) beginLocking(ctx context.Context, conn *sql.Conn) error {
 }
 
 // Repair computes anew the sums that disagree with the orders they are sums of, counts
-// them and says so. Errors: as RepairStock's.
+// them and says so. Errors wrap sale.ErrUnavailable.
 func (db *DB) Repair(ctx context.Context) error {
 	var errs []error
 	for table, repair := range map[string]func(context.Context) (sale.Repairs, error){
-		"stock": db.RepairStock, "buyers": db.RepairBuyers,
+		"stock": db.repairStock, "buyers": db.repairBuyers,
 	} {
 		done, err := repair(ctx)
 		errs = append(errs, err)
@@ -47,66 +47,48 @@ func (db *DB) Repair(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// RepairStock sets sold to what live orders hold, wherever it differs from that and
+// repairStock sets sold to what live orders hold, wherever it differs from that and
 // still does on a second look, under the lock that every purchase takes last. Rows
 // whose live orders hold more than there is are left. It may run beside a sale, whose
 // purchases of a wrong SKU wait for it. Errors wrap sale.ErrUnavailable; what was
 // repaired before one is counted and stays.
-func (db *DB) RepairStock(ctx context.Context) (sale.Repairs, error) {
-	var done sale.Repairs
-	after := stockKey{segment: -1}
-	for {
-		var wrong []stockKey
-		err := db.listWrong(ctx, `SELECT s.sku, s.segment`+stockDiffers+` AND (s.sku > ? OR (s.sku = ? AND s.segment > ?)) ORDER BY s.sku, s.segment LIMIT ?`,
-			[]any{after.sku, after.sku, after.segment, repairPage}, func(r scanner) error {
-				var k stockKey
-				err := r.Scan(&k.sku, &k.segment)
-				wrong = append(wrong, k)
-				return err
-			})
-		if err != nil || len(wrong) == 0 {
-			return done, err
-		}
-		after = wrong[len(wrong)-1]
-		for _, k := range wrong {
-			if err := db.repairStock(ctx, k, &done); err != nil {
-				return done, err
+func (db *DB) repairStock(ctx context.Context) (done sale.Repairs, err error) {
+	err = eachWrong(ctx, db, `SELECT s.sku, s.segment`+stockDiffers+` AND (s.sku > ? OR (s.sku = ? AND s.segment > ?)) ORDER BY s.sku, s.segment LIMIT ?`,
+		-1, func(sku string, segments []int) error {
+			for _, segment := range segments {
+				if err := db.repairStockRow(ctx, sku, segment, &done); err != nil {
+					return err
+				}
 			}
-		}
-	}
+			return nil
+		})
+	return done, err
 }
 
-// repairStock looks again at one row.
-func (db *DB) repairStock(ctx context.Context, k stockKey, done *sale.Repairs) error {
+// repairStockRow looks again at one row.
+func (db *DB) repairStockRow(ctx context.Context, sku string, segment int, done *sale.Repairs) error {
 	differed, fits := false, true
-	err := db.insist(ctx, func(ctx context.Context, on *try) error {
-		defer discard(on.conn)
-		if err := db.beginLocking(ctx, on.conn); err != nil {
-			return err
-		}
-		rows, err := db.lockStock(ctx, on.conn, k.sku)
+	err := db.repairLocked(ctx, func(ctx context.Context, on *try) (bool, error) {
+		rows, err := db.lockStock(ctx, on.conn, sku)
 		if err != nil {
-			return err
+			return false, err
 		}
-		i := slices.IndexFunc(rows, func(r segmentStock) bool { return r.segment == k.segment })
+		i := slices.IndexFunc(rows, func(r segmentStock) bool { return r.segment == segment })
 		if i < 0 {
-			return nil
+			return false, nil
 		}
 		var units int64
-		err = on.conn.QueryRowContext(ctx, "SELECT COALESCE(SUM(quantity), 0) FROM orders WHERE sku = ? AND segment = ? AND status IN "+live, k.sku, k.segment).Scan(&units)
+		err = on.conn.QueryRowContext(ctx, "SELECT COALESCE(SUM(quantity), 0) FROM orders WHERE sku = ? AND segment = ? AND status IN "+live, sku, segment).Scan(&units)
 		if err != nil {
-			return err
+			return false, err
 		}
 		fits = units <= rows[i].Total-rows[i].Reserved
 		if units == rows[i].Sold || !fits {
-			return nil
+			return false, nil
 		}
 		on.sent, differed = true, true
-		if _, err := on.conn.ExecContext(ctx, "UPDATE stock SET sold = ?, raises = raises + 1 WHERE sku = ? AND segment = ?", units, k.sku, k.segment); err != nil {
-			return err
-		}
-		_, err = on.conn.ExecContext(ctx, "COMMIT")
-		return err
+		_, err = on.conn.ExecContext(ctx, "UPDATE stock SET sold = ?, raises = raises + 1 WHERE sku = ? AND segment = ?", units, sku, segment)
+		return true, err
 	})
 	switch {
 	case err != nil:
@@ -119,87 +101,101 @@ func (db *DB) repairStock(ctx context.Context, k stockKey, done *sale.Repairs) e
 	return nil
 }
 
-// RepairBuyers sets buyers' units to what their live orders hold, for SKUs that have a
+// repairBuyers sets buyers' units to what their live orders hold, for SKUs that have a
 // limit, wherever they differ and still do on a second look under locks. Who holds
-// more than the limit keeps it and can buy no more. Else it is as RepairStock.
-func (db *DB) RepairBuyers(ctx context.Context) (sale.Repairs, error) {
-	type buyer struct{ sku, user string }
-	var done sale.Repairs
-	var after buyer
-	for {
-		var wrong []buyer
-		err := db.listWrong(ctx, `SELECT u.sku, u.user_id`+buyersDiffer+` AND (u.sku > ? OR (u.sku = ? AND u.user_id > ?)) ORDER BY u.sku, u.user_id LIMIT ?`,
-			[]any{after.sku, after.sku, after.user, repairPage}, func(r scanner) error {
-				var b buyer
-				err := r.Scan(&b.sku, &b.user)
-				wrong = append(wrong, b)
-				return err
-			})
-		if err != nil || len(wrong) == 0 {
-			return done, err
-		}
-		after = wrong[len(wrong)-1]
-		for len(wrong) > 0 {
-			var users []string
-			sku := wrong[0].sku
-			for len(wrong) > 0 && wrong[0].sku == sku {
-				users = append(users, wrong[0].user)
-				wrong = wrong[1:]
-			}
-			n, err := db.repairBuyers(ctx, sku, users)
+// more than the limit keeps it and can buy no more. Else it is as repairStock.
+func (db *DB) repairBuyers(ctx context.Context) (done sale.Repairs, err error) {
+	err = eachWrong(ctx, db, `SELECT u.sku, u.user_id`+buyersDiffer+` AND (u.sku > ? OR (u.sku = ? AND u.user_id > ?)) ORDER BY u.sku, u.user_id LIMIT ?`,
+		"", func(sku string, users []string) error {
+			n, err := db.repairBuyersOf(ctx, sku, users)
 			done.Repaired += n
-			if err != nil {
-				return done, err
-			}
-		}
-	}
+			return err
+		})
+	return done, err
 }
 
-// repairBuyers looks again at some buyers of one SKU, in key order.
-func (db *DB) repairBuyers(ctx context.Context, sku string, users []string) (repaired int, err error) {
-	err = db.insist(ctx, func(ctx context.Context, on *try) error {
-		defer discard(on.conn)
-		if err := db.beginLocking(ctx, on.conn); err != nil {
-			return err
-		}
-		held, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+db.dialect.byPrimaryKey(), sku, users, " ORDER BY user_id"+db.dialect.forUpdate())
+// repairBuyersOf looks again at some buyers of one SKU, in key order.
+func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (repaired int, err error) {
+	err = db.repairLocked(ctx, func(ctx context.Context, on *try) (bool, error) {
+		have, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+db.dialect.byPrimaryKey(), sku, users, " ORDER BY user_id"+db.dialect.forUpdate())
 		if err != nil {
-			return err
+			return false, err
 		}
 		if _, err := db.lockStock(ctx, on.conn, sku); err != nil {
-			return err
+			return false, err
 		}
 		rules, err := scanSKU(on.conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?", sku))
 		if errors.Is(err, sql.ErrNoRows) || (err == nil && rules.PerUserLimit == 0) {
-			return nil
+			return false, nil
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		units, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, SUM(quantity) FROM orders", sku, users, " AND status IN "+live+" GROUP BY user_id")
 		if err != nil {
-			return err
+			return false, err
 		}
 		wrong := make(map[string]int64)
 		for _, user := range users {
-			if n, ok := held[user]; n != units[user] || (!ok && units[user] > 0) {
+			if have[user] != units[user] {
 				wrong[user] = units[user]
 			}
 		}
 		if len(wrong) == 0 {
-			return nil
+			return false, nil
 		}
 		on.sent, repaired = true, len(wrong)
-		if err := db.insertBuyers(ctx, on.conn, rules, wrong); err != nil {
-			return err
-		}
-		_, err = on.conn.ExecContext(ctx, "COMMIT")
-		return err
+		return true, db.insertBuyers(ctx, on.conn, rules, wrong)
 	})
 	if err != nil {
 		return 0, err
 	}
 	return repaired, nil
+}
+
+// repairLocked runs fn in a transaction that locks before it reads, and commits what it
+// wrote, if it did.
+func (db *DB) repairLocked(ctx context.Context, fn func(ctx context.Context, on *try) (wrote bool, err error)) error {
+	return db.insist(ctx, func(ctx context.Context, on *try) error {
+		defer discard(on.conn)
+		if err := db.beginLocking(ctx, on.conn); err != nil {
+			return err
+		}
+		wrote, err := fn(ctx, on)
+		if err != nil || !wrote {
+			return err
+		}
+		_, err = on.conn.ExecContext(ctx, "COMMIT")
+		return err
+	})
+}
+
+// eachWrong hands fn the keys of the rows that the query finds, SKU by SKU. The query
+// reads pages, each after the last key of the one before; all keys are behind least.
+func eachWrong[K any](ctx context.Context, db *DB, query string, least K, fn func(sku string, keys []K) error) error {
+	sku, after := "", least
+	for {
+		var skus []string
+		var keys []K
+		err := db.listWrong(ctx, query, []any{sku, sku, after, repairPage}, func(r scanner) error {
+			err := r.Scan(&sku, &after)
+			skus, keys = append(skus, sku), append(keys, after)
+			return err
+		})
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		for len(keys) > 0 {
+			n := 1
+			for n < len(keys) && skus[n] == skus[0] {
+				n++
+			}
+			if err := fn(skus[0], keys[:n]); err != nil {
+				return err
+			}
+			skus, keys = skus[n:], keys[n:]
+		}
+	}
 }
 
 // buyerFigures reads one figure per buyer of the SKU.

@@ -12,10 +12,10 @@ func TestRepair(t *testing.T) {
 		db := b.open()
 		repair := func(stock, buyers sale.Repairs) {
 			t.Helper()
-			if got, err := db.RepairStock(t.Context()); err != nil || got != stock {
+			if got, err := db.repairStock(t.Context()); err != nil || got != stock {
 				t.Errorf("stock: %+v, %v; want %+v", got, err, stock)
 			}
-			if got, err := db.RepairBuyers(t.Context()); err != nil || got != buyers {
+			if got, err := db.repairBuyers(t.Context()); err != nil || got != buyers {
 				t.Errorf("buyers: %+v, %v; want %+v", got, err, buyers)
 			}
 		}
@@ -75,8 +75,8 @@ func TestRepairDuringASale(t *testing.T) {
 		}
 		for range 20 {
 			for what, repair := range map[string]func() (sale.Repairs, error){
-				"stock":  func() (sale.Repairs, error) { return db.RepairStock(t.Context()) },
-				"buyers": func() (sale.Repairs, error) { return db.RepairBuyers(t.Context()) },
+				"stock":  func() (sale.Repairs, error) { return db.repairStock(t.Context()) },
+				"buyers": func() (sale.Repairs, error) { return db.repairBuyers(t.Context()) },
 			} {
 				if got, err := repair(); err != nil || got != (sale.Repairs{}) {
 					t.Errorf("%s: %+v, %v", what, got, err)
@@ -86,10 +86,10 @@ func TestRepairDuringASale(t *testing.T) {
 		// And what is wrong is put right beside it.
 		b.exec("UPDATE stock SET sold = sold + 50")
 		b.exec("UPDATE buyers SET units = units + 1")
-		if got, err := db.RepairStock(t.Context()); err != nil || got.Repaired != 1 {
+		if got, err := db.repairStock(t.Context()); err != nil || got.Repaired != 1 {
 			t.Errorf("stock: %+v, %v", got, err)
 		}
-		if got, err := db.RepairBuyers(t.Context()); err != nil || got.Repaired == 0 {
+		if got, err := db.repairBuyers(t.Context()); err != nil || got.Repaired == 0 {
 			t.Errorf("buyers: %+v, %v", got, err)
 		}
 		close(stop)
