@@ -29,14 +29,15 @@ func BenchmarkCommit(b *testing.B) {
 
 func benchCommit(b *testing.B, skus, perBatch, callers int, limit int64, lockFirst bool) {
 	bed := mariaBed(b)
-	db := bed.open()
-	db.hooks.Committed = func(rows []sale.OutboxRow) {
+	db := bed.new()
+	db.SetHooks(Hooks{Committed: func(rows []sale.OutboxRow) {
 		ids := make([]int64, len(rows))
 		for i := range rows {
 			ids[i] = rows[i].ID
 		}
 		db.Acked(ids)
-	}
+	}})
+	bed.run(db)
 	on := make([]*sale.SKU, skus)
 	for i := range on {
 		on[i] = bed.sku(fmt.Sprintf("sku-%04d", i), sale.MaxStock, limit)

@@ -48,13 +48,15 @@ type dialect interface {
 	addSold(s *script, rows []soldUnits)
 	setStock(s *script, rows []lockedStock)
 	// endExactly closes a statement, which fails as violated unless it changed so many
-	// rows (MySQL counts two for a row that an upsert updates). lease appends one that fails as violated unless the lease is held under
-	// the token, and keeps it so until the transaction ends.
+	// rows (MySQL counts two for a row that an upsert updates). lease appends one that
+	// fails as violated unless the lease is held under the token, and keeps it so until
+	// the transaction ends.
 	endExactly(s *script, rows int)
 	lease(s *script, name string, token int64)
 
 	// fence takes exclusive possession of a committer's name on a fresh connection,
-	// so that no earlier connection of that name can still commit anything.
+	// so that no earlier connection of that name can still commit anything. step is the
+	// distance there of ids that one statement makes.
 	fence(ctx context.Context, conn *sql.Conn, name string) (step int64, err error)
 	// exec runs a script that writes, query one that reads: it calls the n-th reader
 	// for each row of the n-th statement that selects.

@@ -27,8 +27,9 @@ func (w *told) hooks() Hooks {
 func TestHooksTellOfGiveBacksOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		var w told
-		db := b.open()
+		db := b.new()
 		db.SetHooks(w.hooks())
+		b.run(db)
 		shoe, sock := b.sku("shoe", 10, 2), b.sku("sock", 10, 0)
 		ann := b.reserve(db, shoe, "ann", "1", 2)
 		b.reserve(db, shoe, "bob", "1", 1)
@@ -67,8 +68,9 @@ func TestHooksTellOfGiveBacksThatWereInDoubt(t *testing.T) {
 	needServers(t)
 	b, p := proxied(t)
 	var w told
-	db := b.open()
+	db := b.new()
 	db.SetHooks(w.hooks())
+	b.run(db)
 	o := b.reserve(db, b.sku("shoe", 10, 2), "ann", "1", 2)
 	lost := p.SwallowReply(";COMMIT;")
 	if _, err := db.Cancel(t.Context(), o.ID, "ann"); err != nil {
@@ -83,8 +85,9 @@ func TestHooksTellOfGiveBacksThatWereInDoubt(t *testing.T) {
 func TestHooksTellOfChanges(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		var w told
-		db := b.open()
+		db := b.new()
 		db.SetHooks(w.hooks())
+		b.run(db)
 		sku := sale.SKU{Name: "shoe", UnitPrice: 1, Currency: "EUR", PayWithin: 1000, State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1}
 		if _, _, _, err := db.PutSKU(t.Context(), sku, sale.Stock{Total: 3}); err != nil {
 			t.Fatal(err)

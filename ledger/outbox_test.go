@@ -21,12 +21,13 @@ func TestOutboxRows(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		var mu sync.Mutex
 		var told []sale.OutboxRow
-		db := b.open()
-		db.hooks.Committed = func(rows []sale.OutboxRow) {
+		db := b.new()
+		db.SetHooks(Hooks{Committed: func(rows []sale.OutboxRow) {
 			mu.Lock()
 			defer mu.Unlock()
 			told = append(told, rows...)
-		}
+		}})
+		b.run(db)
 		one, two := b.sku("one", 100, 0), b.sku("two", 100, 2)
 		coupon := claim(two, "ann", "1", 1)
 		coupon.Coupon = "SAVE'10\\"
