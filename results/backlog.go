@@ -22,22 +22,18 @@ type BacklogConfig struct {
 	// queue.max_batch. Too low and the ledger's transactions carry little; too high and
 	// a drain that loses its lease has more on its way.
 	MaxBatch int
-	// ResendAfter is when a claim whose acknowledgement has not come is sent again,
-	// under the same message id. Too low sends twice what is merely slow; too high
-	// leaves no time for a second try. Zero means 800 ms.
-	ResendAfter time.Duration
 	// Hurry, when set, says that the ledger is away, so that other gateways may be
 	// parking at any moment.
 	Hurry func() bool
-	// LookOften and LookRarely are how often the stream is looked at while anything is
-	// parked or there is a Hurry, and while not. Too low asks the stream's leader all
-	// the time; too high lets claims overtake those that other gateways have parked.
-	// Zero means 250 ms and 1 s.
-	LookOften, LookRarely time.Duration
 
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
+
+// resendAfter is when a claim whose acknowledgement has not come is sent again, under
+// the same message id. Earlier sends twice what is merely slow; later leaves no time
+// for a second try within the time that a buyer waits.
+const resendAfter = 800 * time.Millisecond
 
 // Backlog is the durable line of claims that the shield admitted while the ledger was
 // away: stream FLASHGATE_BACKLOG, one message per claim, so that the stream's limit is
@@ -48,25 +44,25 @@ type Backlog struct {
 	conn *Conn
 	view *backlogView
 
+	// The constants, but for tests.
+	resendAfter, staleAfter time.Duration
+
 	parked, refused, drained, damaged prometheus.Counter
 }
 
 // NewBacklog starts nothing; Run does.
 func NewBacklog(cfg BacklogConfig, conn *Conn) (*Backlog, error) {
-	cfg.ResendAfter = orDefault(cfg.ResendAfter, 800*time.Millisecond)
-	cfg.LookOften = orDefault(cfg.LookOften, 250*time.Millisecond)
-	cfg.LookRarely = orDefault(cfg.LookRarely, time.Second)
 	if cfg.Hurry == nil {
 		cfg.Hurry = func() bool { return false }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.MaxBatch < 1 || cfg.ResendAfter < 0 || cfg.LookOften < 0 || cfg.LookRarely < cfg.LookOften {
-		return nil, errors.New("a backlog's bounds must be positive, and it must not look more rarely while it matters")
+	if cfg.MaxBatch < 1 {
+		return nil, errors.New("a backlog's batch must hold at least one claim")
 	}
 	b := &Backlog{
-		cfg: cfg, conn: conn,
+		cfg: cfg, conn: conn, resendAfter: resendAfter, staleAfter: staleAfter,
 		parked:  counter(cfg.Registerer, "flashgate_backlog_parked_total", "Claims parked in the backlog."),
 		refused: counter(cfg.Registerer, "flashgate_backlog_refused_total", "Claims that the backlog did not take, or may not have taken."),
 		drained: counter(cfg.Registerer, "flashgate_backlog_drained_total", "Parked claims that this gateway drained."),
@@ -124,7 +120,7 @@ func (b *Backlog) Park(ctx context.Context, sku string, claims []sale.Parked) []
 			p.errs[i] = fmt.Errorf("%w: a claim of another SKU", sale.ErrInvalid)
 			continue
 		}
-		if !claims[i].Took && away && b.view.holds(&claims[i].Claim) {
+		if !claims[i].Took && away && b.view.hasParked(&claims[i].Claim) {
 			continue // it is parked already
 		}
 		if p.msgs[i], p.errs[i] = parkedMsg(&claims[i], call, i); p.errs[i] == nil {
@@ -132,7 +128,7 @@ func (b *Backlog) Park(ctx context.Context, sku string, claims []sale.Parked) []
 		}
 	}
 	b.view.begin(sku)
-	p.run(ctx, b.cfg.ResendAfter)
+	p.run(ctx, b.resendAfter)
 	maybe := int64(0)
 	for i, err := range p.errs {
 		if p.msgs[i] != nil && (err == nil || errors.Is(err, sale.ErrUnknown)) {

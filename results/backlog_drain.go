@@ -20,8 +20,6 @@ const (
 	// lease lives: a drainer that was frozen for longer than its lease reads anew, and
 	// no longer finds what its successor has settled.
 	staleAfter = 2 * time.Second
-	// askTimeout bounds each call to the stream.
-	askTimeout = 3 * time.Second
 )
 
 // Settle decides claims of one SKU for good, in their order. Nil means that each of
@@ -82,7 +80,7 @@ type line struct {
 // page settles one page, several SKUs at a time. It ends the pass when the page
 // could not be settled while it was fresh.
 func (d *drain) page(ctx context.Context, page []jetstream.Msg) error {
-	fresh, cancel := context.WithDeadlineCause(ctx, time.Now().Add(staleAfter), errStale)
+	fresh, cancel := context.WithDeadlineCause(ctx, time.Now().Add(d.backlog.staleAfter), errStale)
 	defer cancel()
 	lines := make(chan *line)
 	var wg sync.WaitGroup
@@ -166,7 +164,7 @@ func (d *drain) line(ctx, fresh context.Context, l *line) error {
 				return err
 			}
 		}
-		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		ask, cancel := context.WithTimeout(ctx, d.backlog.conn.askTimeout)
 		err := d.stream.Purge(ask, jetstream.WithPurgeSubject(backlogPrefix+l.sku), jetstream.WithPurgeSequence(l.seqs[to-1]+1))
 		cancel()
 		if err != nil {
@@ -212,7 +210,7 @@ func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
 	if !b.conn.Connected() {
 		return nil, nats.ErrDisconnected
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.conn.askTimeout)
 	defer cancel()
 	stream, err := b.conn.js.Stream(ctx, BacklogStream)
 	if err != nil {
@@ -234,7 +232,7 @@ func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
 
 // stream is the backlog's stream as it is now.
 func (b *Backlog) stream(ctx context.Context) (jetstream.Stream, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.conn.askTimeout)
 	defer cancel()
 	s, err := b.conn.js.Stream(ctx, BacklogStream)
 	if err != nil {

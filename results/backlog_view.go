@@ -106,8 +106,8 @@ func (v *backlogView) remember(sku string, claims []sale.Parked, errs []error) {
 	v.ids += len(ids) - before
 }
 
-// holds reports whether this gateway has parked this very claim.
-func (v *backlogView) holds(c *sale.Claim) bool {
+// hasParked reports whether this gateway has parked this very claim.
+func (v *backlogView) hasParked(c *sale.Claim) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	hash, ok := v.known[c.SKU][c.ID]
@@ -151,8 +151,15 @@ func (v *backlogView) drained(ctx context.Context, sku string) bool {
 	}
 }
 
-// lookSoonest is the least time between two looks, however many wait for them.
-const lookSoonest = 20 * time.Millisecond
+// How often the stream is looked at: while anything is parked or the ledger is away, and
+// while not. More often asks the stream's leader all the time; more rarely lets claims
+// overtake those that other gateways have parked. lookSoonest is the least time between
+// two looks, however many wait for them.
+const (
+	lookOften   = 250 * time.Millisecond
+	lookRarely  = time.Second
+	lookSoonest = 20 * time.Millisecond
+)
 
 func (v *backlogView) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
@@ -179,18 +186,18 @@ func (v *backlogView) run(ctx context.Context) error {
 
 // rest waits until the next look is due; false means that ctx has ended.
 func (v *backlogView) rest(ctx context.Context) bool {
-	pause := v.cfg.LookRarely
+	pause := lookRarely
 	if v.busy() || v.cfg.Hurry() {
-		pause = v.cfg.LookOften
+		pause = lookOften
 	}
-	timer := time.NewTimer(min(pause, lookSoonest))
+	timer := time.NewTimer(lookSoonest)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
 	case <-timer.C:
 	}
-	timer.Reset(pause - min(pause, lookSoonest))
+	timer.Reset(pause - lookSoonest)
 	select {
 	case <-ctx.Done():
 		return false

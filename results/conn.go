@@ -19,13 +19,13 @@ type Config struct {
 	URL string
 	// Embedded, when set, is a server in this process, and URL is not used.
 	Embedded *Embedded
-	// CredsFile and CAFile are optional: NATS credentials, and the certificates that
-	// the server's is checked against.
+	// CredsFile is optional: NATS credentials.
 	CredsFile string
-	CAFile    string
 	// Name is shown in the server's list of connections.
 	Name string
 
+	// Streams is how Run keeps the streams; zero for commands, which leave them to the
+	// gateways and do not call Run.
 	Streams StreamConfig
 
 	Log        *slog.Logger
@@ -43,14 +43,21 @@ const (
 	reconnectJitter = 250 * time.Millisecond
 	// How often streams that could not be ensured are tried again.
 	ensureEvery = time.Second
+	// A call to a stream that takes longer has failed: longer than an election of the
+	// stream's leader takes as a rule.
+	askTimeout = 3 * time.Second
 )
 
 // Conn is a connection to NATS that is never given up: the server may be away when
 // it is made and at any time after. It may be used by any number of goroutines.
 type Conn struct {
-	cfg     Config
-	nc      *nats.Conn
-	js      jetstream.JetStream
+	cfg Config
+	nc  *nats.Conn
+	js  jetstream.JetStream
+
+	// The constants askTimeout and duplicateWindow, but for tests.
+	askTimeout, duplicates time.Duration
+
 	ensured atomic.Bool
 	up      chan struct{} // holds one token per (re)connection not yet looked at
 	closed  chan struct{} // closed by the client library's last callback
@@ -68,7 +75,10 @@ func Connect(cfg Config) (*Conn, error) {
 	if err := cfg.Streams.validate(); err != nil {
 		return nil, err
 	}
-	c := &Conn{cfg: cfg, up: make(chan struct{}, 1), closed: make(chan struct{})}
+	c := &Conn{
+		cfg: cfg, askTimeout: askTimeout, duplicates: duplicateWindow,
+		up: make(chan struct{}, 1), closed: make(chan struct{}),
+	}
 	nc, err := nats.Connect(cfg.URL, c.options()...)
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
@@ -133,9 +143,6 @@ func (c *Conn) options() []nats.Option {
 	if c.cfg.CredsFile != "" {
 		opts = append(opts, nats.UserCredentials(c.cfg.CredsFile))
 	}
-	if c.cfg.CAFile != "" {
-		opts = append(opts, nats.RootCAs(c.cfg.CAFile))
-	}
 	return opts
 }
 
@@ -149,7 +156,7 @@ func (c *Conn) Run(ctx context.Context) error {
 		case <-c.up:
 		}
 		for c.Connected() {
-			err := c.EnsureStreams(ctx)
+			err := c.ensureStreams(ctx)
 			if err == nil {
 				break
 			}

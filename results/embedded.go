@@ -14,40 +14,31 @@ import (
 type EmbeddedConfig struct {
 	// Dir is where JetStream keeps its streams.
 	Dir string
-	// Port is where it also listens on loopback, for whoever wants to subscribe from
-	// outside; 0 listens nowhere, -1 takes any free port.
-	Port int
 	// SyncInterval is how often files are flushed to the disk itself. What was
 	// acknowledged since the last flush is lost with the machine (not with the
-	// process). Too low costs speed, too high loses more events. Zero flushes before
-	// every acknowledgement.
+	// process). Too low costs speed, too high loses more events.
 	SyncInterval time.Duration
 	Log          *slog.Logger
 }
 
-// Embedded is an in-process nats-server with JetStream.
+// Embedded is an in-process nats-server with JetStream. It listens on no port.
 type Embedded struct {
 	srv *server.Server
 }
 
 // NewEmbedded prepares the server; Run starts it.
 func NewEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
-	if cfg.Dir == "" {
-		return nil, errors.New("the embedded nats-server needs a directory")
+	if cfg.Dir == "" || cfg.SyncInterval <= 0 {
+		return nil, errors.New("the embedded nats-server needs a directory, and an interval for its flushes")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	opts := &server.Options{
 		ServerName: "flashgate-dev",
-		Host:       "127.0.0.1", Port: cfg.Port, DontListen: cfg.Port == 0,
-		JetStream: true, StoreDir: cfg.Dir,
-		SyncInterval: cfg.SyncInterval, SyncAlways: cfg.SyncInterval == 0,
+		DontListen: true,
+		JetStream:  true, StoreDir: cfg.Dir, SyncInterval: cfg.SyncInterval,
 		NoSigs: true,
-	}
-	if cfg.SyncInterval == 0 {
-		// Always flushing, the interval is only for what needs no flush.
-		opts.SyncInterval = time.Minute
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
@@ -65,17 +56,6 @@ func (e *Embedded) Run(ctx context.Context) error {
 	e.srv.WaitForShutdown()
 	return nil
 }
-
-// AwaitReady waits until the running server takes connections.
-func (e *Embedded) AwaitReady(timeout time.Duration) error {
-	if !e.srv.ReadyForConnections(timeout) {
-		return fmt.Errorf("embedded nats-server: not ready within %v", timeout)
-	}
-	return nil
-}
-
-// URL is where the server listens; it is of use only with a Port.
-func (e *Embedded) URL() string { return e.srv.ClientURL() }
 
 // serverLog passes the server's own log on; its notices are of interest only when
 // something is looked for.

@@ -22,29 +22,30 @@ import (
 type PublisherConfig struct {
 	// Acked is told the ids of rows that the stream has stored. It must not block.
 	Acked func(ids []int64)
-	// Capacity bounds the rows in memory, waiting and in flight. Too low leaves rows
-	// of a burst to the relay, two seconds later; too high holds their payloads in
-	// memory while NATS is slow. Zero means 20,000.
-	Capacity int
-	// MaxBytes bounds the payloads of the rows that wait. Too low and too high are as
-	// for Capacity. Zero means 64 MiB.
-	MaxBytes int
-	// MaxInFlight bounds the rows sent and not yet acknowledged. Too low waits for
-	// round trips; too high lets acknowledgements time out behind a busy server. Zero
-	// means 4,000.
-	MaxInFlight int
-	// MaxWait is how long a row may wait to be sent before it is left to the relay. It
-	// has to end before the relay takes up rows of that age. Zero means 1.5 s.
-	MaxWait time.Duration
-	// AckTimeout is when a row sent counts as not stored and is left to the relay.
-	// Zero means 3 s.
-	AckTimeout time.Duration
-	// DrainTimeout bounds how long Run goes on after its ctx has ended. Zero means 3 s.
-	DrainTimeout time.Duration
 
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
+
+const (
+	// A publisher has at most so many rows in memory, waiting and in flight. Fewer leave
+	// rows of a burst to the relay, two seconds later; more hold their payloads in memory
+	// while NATS is slow.
+	publisherRows = 20_000
+	// The payloads of the rows that wait may have so many bytes, for the same reasons.
+	publisherBytes = 64 << 20
+	// So many rows may be sent and not acknowledged. Fewer wait for round trips; more let
+	// acknowledgements time out behind a busy server.
+	publisherInFlight = 4_000
+	// A row that has waited this long to be sent is left to the relay, which publishes
+	// rows that are relayAge old: what waits longer would be sent twice.
+	publisherWait = 1500 * time.Millisecond
+	// A row whose acknowledgement takes longer counts as not stored.
+	ackTimeout = 3 * time.Second
+	// What Run still has when its ctx ends, it goes on publishing for this long. What is
+	// left then, another gateway's relay publishes, two seconds later.
+	publisherDrain = 3 * time.Second
+)
 
 // Publisher sends the first events of orders as soon as they are committed, without
 // waiting for one acknowledgement before the next message. Whatever it cannot get
@@ -54,6 +55,10 @@ type Publisher struct {
 	conn  *Conn
 	inbox string        // the acknowledgement of row n arrives on inbox + n
 	wake  chan struct{} // holds a token when there is something to do
+
+	// The constants above, but for tests.
+	maxRows, maxBytes, maxInFlight int
+	wait, ackTimeout, drain        time.Duration
 
 	mu       sync.Mutex
 	closed   bool
@@ -76,28 +81,20 @@ func NewPublisher(cfg PublisherConfig, conn *Conn) (*Publisher, error) {
 	if cfg.Acked == nil {
 		return nil, errors.New("a publisher has to tell somebody what is acknowledged")
 	}
-	cfg.Capacity = orDefault(cfg.Capacity, 20_000)
-	cfg.MaxBytes = orDefault(cfg.MaxBytes, 64<<20)
-	cfg.MaxInFlight = orDefault(cfg.MaxInFlight, 4_000)
-	cfg.MaxWait = orDefault(cfg.MaxWait, 1500*time.Millisecond)
-	cfg.AckTimeout = orDefault(cfg.AckTimeout, 3*time.Second)
-	cfg.DrainTimeout = orDefault(cfg.DrainTimeout, 3*time.Second)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Capacity < 1 || cfg.MaxBytes < 1 || cfg.MaxInFlight < 1 || cfg.MaxWait < 0 || cfg.AckTimeout < 0 || cfg.DrainTimeout < 0 {
-		return nil, errors.New("a publisher's bounds must be positive")
-	}
-	p := &Publisher{
+	return &Publisher{
 		cfg: cfg, conn: conn, inbox: conn.nc.NewInbox() + ".", wake: make(chan struct{}, 1),
+		maxRows: publisherRows, maxBytes: publisherBytes, maxInFlight: publisherInFlight,
+		wait: publisherWait, ackTimeout: ackTimeout, drain: publisherDrain,
 		inFlight: make(map[int64]time.Time), queued: make(map[int64]struct{}),
 		published: counter(cfg.Registerer, "flashgate_results_published_total", "Outbox rows acknowledged to the publisher."),
 		dropped:   counter(cfg.Registerer, "flashgate_results_left_to_relay_total", "Outbox rows that the publisher left to the relay."),
-	}
-	return p, nil
+	}, nil
 }
 
-// Publish takes the rows of a commit. It never blocks: what does not fit, and every
+// Publish queues the rows of a commit. It never blocks: what does not fit, and every
 // row that is not the first of its orders, is left to the relay, which keeps the
 // order that later states need. The rows must not be changed afterwards.
 func (p *Publisher) Publish(rows []sale.OutboxRow) {
@@ -109,7 +106,7 @@ func (p *Publisher) Publish(rows []sale.OutboxRow) {
 		if row.Kind != sale.KindReserved && row.Kind != sale.KindCouponRedeem {
 			continue
 		}
-		full := len(p.waiting)+len(p.inFlight) >= p.cfg.Capacity || p.bytes+len(row.Payload) > p.cfg.MaxBytes
+		full := len(p.waiting)+len(p.inFlight) >= p.maxRows || p.bytes+len(row.Payload) > p.maxBytes
 		if p.closed || full {
 			left++
 			continue
@@ -140,7 +137,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		return fmt.Errorf("subscribe to acknowledgements: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	tick := time.NewTicker(p.cfg.AckTimeout / 8)
+	tick := time.NewTicker(p.ackTimeout / 8)
 	defer tick.Stop()
 	var deadline <-chan time.Time // set once ctx has ended
 	done := ctx.Done()
@@ -154,7 +151,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		case <-tick.C:
 			p.expire()
 		case <-done:
-			timer := time.NewTimer(p.cfg.DrainTimeout)
+			timer := time.NewTimer(p.drain)
 			defer timer.Stop()
 			done, deadline = nil, timer.C
 		case <-deadline:
@@ -178,7 +175,7 @@ func (p *Publisher) step() bool {
 	p.mu.Lock()
 	acked := p.acked
 	p.acked = nil
-	n := max(0, min(len(p.waiting), p.cfg.MaxInFlight-len(p.inFlight)))
+	n := max(0, min(len(p.waiting), p.maxInFlight-len(p.inFlight)))
 	batch := slices.Clone(p.waiting[:n])
 	p.waiting = slices.Delete(p.waiting, 0, n)
 	for i := range batch {
@@ -194,7 +191,7 @@ func (p *Publisher) step() bool {
 	for i := range batch {
 		row := &batch[i].row
 		err := errTooLate
-		if now.Sub(batch[i].since) <= p.cfg.MaxWait {
+		if now.Sub(batch[i].since) <= p.wait {
 			err = p.send(row)
 		}
 		if err != nil {
@@ -228,7 +225,7 @@ func (p *Publisher) leave(id int64, why error) {
 
 // expire gives up the rows whose acknowledgement is overdue.
 func (p *Publisher) expire() {
-	limit := time.Now().Add(-p.cfg.AckTimeout)
+	limit := time.Now().Add(-p.ackTimeout)
 	var late []int64
 	p.mu.Lock()
 	for id, sent := range p.inFlight {
@@ -288,7 +285,7 @@ func ackError(msg *nats.Msg) error {
 	return nil
 }
 
-// close takes nothing more and leaves the rest to the relay.
+// close refuses further rows and leaves the rest to the relay.
 func (p *Publisher) close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -306,14 +303,6 @@ func (p *Publisher) close() error {
 		p.cfg.Log.Warn("outbox rows are left to another gateway's relay", "rows", left)
 	}
 	return nil
-}
-
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 // counter makes a counter and registers it where there is somebody to ask for it.

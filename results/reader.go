@@ -25,7 +25,7 @@ type Extent struct {
 // Extent reads how far the results stream reaches now. Errors wrap
 // sale.ErrUnavailable.
 func (c *Conn) Extent(ctx context.Context) (Extent, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.askTimeout)
 	defer cancel()
 	if !c.Connected() {
 		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, Stream, nats.ErrDisconnected)
@@ -115,7 +115,7 @@ var errGap = fmt.Errorf("%w: messages of the stream got lost on the way", sale.E
 func (c *Conn) read(ctx context.Context, stream string, cfg jetstream.ConsumerConfig, size int, fn func([]jetstream.Msg) error) error {
 	cfg.AckPolicy = jetstream.AckNonePolicy
 	cfg.MemoryStorage, cfg.Replicas, cfg.InactiveThreshold = true, 1, 2*time.Minute
-	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	ask, cancel := context.WithTimeout(ctx, c.askTimeout)
 	consumer, err := c.js.CreateConsumer(ask, stream, cfg)
 	cancel()
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *Conn) read(ctx context.Context, stream string, cfg jetstream.ConsumerCo
 	info := consumer.CachedInfo()
 	defer func() {
 		// It ends by itself where this fails.
-		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.askTimeout)
 		defer cancel()
 		_ = c.js.DeleteConsumer(ask, stream, info.Name)
 	}()

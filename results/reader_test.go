@@ -22,10 +22,11 @@ func TestEachEvent(t *testing.T) {
 		t.Error(err)
 	}
 	const messages = 300
+	ctx, began := patient(t), time.Now().UnixMilli()
 	var want []string
 	put := func(subject string, data []byte, what string) {
 		t.Helper()
-		if _, err := c.js.Publish(t.Context(), subject, data); err != nil {
+		if _, err := c.js.Publish(ctx, subject, data); err != nil {
 			t.Fatal(err)
 		}
 		want = append(want, what)
@@ -81,30 +82,29 @@ func TestEachEvent(t *testing.T) {
 		t.Error(err)
 	}
 	// What was dropped is not read, and known to be missing.
-	s, err := c.js.Stream(t.Context(), Stream)
+	s, err := c.js.Stream(ctx, Stream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := time.Now().Add(-time.Minute).UnixMilli()
-	if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(101)); err != nil {
+	if err := s.Purge(ctx, jetstream.WithPurgeSequence(101)); err != nil {
 		t.Fatal(err)
 	}
 	if got, first := read(messages); len(got) != messages-100 || first != 101 {
 		t.Errorf("%d messages from %d", len(got), first)
 	}
-	if e, err := c.Extent(t.Context()); err != nil || e.Last != messages || e.Since < before {
+	if e, err := c.Extent(t.Context()); err != nil || e.Last != messages || e.Since < began {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if err := s.Purge(t.Context()); err != nil {
+	if err := s.Purge(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := read(messages); len(got) != 0 {
 		t.Errorf("%d messages", len(got))
 	}
-	if e, err := c.Extent(t.Context()); err != nil || e.Last != messages || e.Since < before {
+	if e, err := c.Extent(t.Context()); err != nil || e.Last != messages || e.Since < began {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if err := c.js.DeleteStream(t.Context(), Stream); err != nil {
+	if err := c.js.DeleteStream(ctx, Stream); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := c.Extent(t.Context()); err != nil || e != (Extent{}) {
@@ -113,7 +113,7 @@ func TestEachEvent(t *testing.T) {
 }
 
 func TestReadingAStreamThatIsAway(t *testing.T) {
-	c := connect(t, Config{URL: "nats://127.0.0.1:1"})
+	c := connect(t, Config{URL: nowhere})
 	if _, err := c.Extent(t.Context()); !errors.Is(err, sale.ErrUnavailable) {
 		t.Error(err)
 	}
@@ -143,12 +143,12 @@ func TestEachEventThroughBrokenConnections(t *testing.T) {
 		for k := range o {
 			o[k] = sold("shoe", fmt.Sprint(i, "-", k), 1)
 		}
-		if _, err := c.js.Publish(t.Context(), Subject("shoe", sale.KindReserved), Encode(sale.KindReserved, o)); err != nil {
+		if _, err := c.js.Publish(patient(t), Subject("shoe", sale.KindReserved), Encode(sale.KindReserved, o)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, cuts := uint64(0), 0
-	for {
+	testenv.Eventually(t, func() bool {
 		err := c.EachEvent(t.Context(), messages, func(_ sale.Kind, orders []sale.Order, seq uint64) error {
 			if seq == 1 {
 				got = 0
@@ -162,14 +162,11 @@ func TestEachEventThroughBrokenConnections(t *testing.T) {
 			}
 			return nil
 		})
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, sale.ErrUnavailable) {
+		if err != nil && !errors.Is(err, sale.ErrUnavailable) {
 			t.Fatal(err)
 		}
-		testenv.Eventually(t, c.Connected, "connected again")
-	}
+		return err == nil
+	}, "the stream is read to its end")
 	if got != messages || cuts != 3 {
 		t.Errorf("%d messages, %d cuts", got, cuts)
 	}

@@ -27,17 +27,7 @@ type Outbox interface {
 
 // RelayConfig is what a Relay needs to know.
 type RelayConfig struct {
-	// OlderThan leaves younger rows to the publishers. Too low publishes twice what
-	// they have in flight; too high delays every later state. Zero means 2 s.
-	OlderThan time.Duration
-	// PageSize bounds the rows in memory, whose payloads can have a megabyte each. Zero
-	// means 128.
-	PageSize int
-	// Concurrency is how many SKUs are published at the same time. Zero means 16.
-	Concurrency int
-	// AckTimeout bounds the wait for one acknowledgement. Zero means 3 s.
-	AckTimeout time.Duration
-	// Holds, when set, tells which rows this gateway's own publisher still has. They,
+	// Holds tells which rows this gateway's own publisher still has. They,
 	// and later rows of their SKUs, wait for the next pass.
 	Holds func(id int64) bool
 
@@ -45,7 +35,17 @@ type RelayConfig struct {
 	Registerer prometheus.Registerer
 }
 
-// Relay publishes what the outbox still holds: rows that no publisher got
+const (
+	// Younger rows are left to the publishers. Earlier publishes twice what they have in
+	// flight; later delays every state after the first.
+	relayAge = 2 * time.Second
+	// So many rows are in memory at a time: their payloads can have a megabyte each.
+	relayPage = 128
+	// So many SKUs are published side by side.
+	relayWorkers = 16
+)
+
+// Relay publishes what the outbox still has: rows that no publisher got
 // acknowledged, and all states after the first. Within a SKU it goes row by row,
 // each after the acknowledgement of the one before, which is what keeps the events
 // of every order in order. One pass runs at a time, in one gateway at a time: it is
@@ -57,6 +57,11 @@ type Relay struct {
 	// settled remembers rows that are acknowledged but may not be deleted yet.
 	settled map[int64]time.Time
 
+	// The constants above, but for tests.
+	age           time.Duration
+	page, workers int
+	ackTimeout    time.Duration
+
 	published, failed prometheus.Counter
 }
 
@@ -65,21 +70,15 @@ const settledFor = 10 * time.Second
 
 // NewRelay starts nothing; Pass does one round.
 func NewRelay(cfg RelayConfig, conn *Conn, outbox Outbox) (*Relay, error) {
-	cfg.OlderThan = orDefault(cfg.OlderThan, 2*time.Second)
-	cfg.PageSize = orDefault(cfg.PageSize, 128)
-	cfg.Concurrency = orDefault(cfg.Concurrency, 16)
-	cfg.AckTimeout = orDefault(cfg.AckTimeout, 3*time.Second)
-	if cfg.Holds == nil {
-		cfg.Holds = func(int64) bool { return false }
+	if cfg.Holds == nil || outbox == nil {
+		return nil, errors.New("a relay needs an outbox, and to know what the publisher has of it")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.OlderThan < 0 || cfg.PageSize < 1 || cfg.Concurrency < 1 || cfg.AckTimeout < 0 {
-		return nil, errors.New("a relay's bounds must be positive")
-	}
 	return &Relay{
 		cfg: cfg, conn: conn, outbox: outbox, settled: make(map[int64]time.Time),
+		age: relayAge, page: relayPage, workers: relayWorkers, ackTimeout: ackTimeout,
 		published: counter(cfg.Registerer, "flashgate_relay_published_total", "Outbox rows acknowledged to the relay."),
 		failed:    counter(cfg.Registerer, "flashgate_relay_failed_total", "Outbox rows that the relay could not publish this time."),
 	}, nil
@@ -101,7 +100,7 @@ func (r *Relay) Pass(ctx context.Context) error {
 	}
 	p := pass{relay: r, stuck: make(map[string]struct{})}
 	for after, bad := int64(0), 0; ; {
-		rows, err := r.outbox.PendingOutbox(ctx, r.cfg.OlderThan, after, r.cfg.PageSize)
+		rows, err := r.outbox.PendingOutbox(ctx, r.age, after, r.page)
 		if err != nil {
 			return fmt.Errorf("relay: read the outbox: %w", err)
 		}
@@ -116,7 +115,7 @@ func (r *Relay) Pass(ctx context.Context) error {
 		} else if err != nil {
 			bad++
 		}
-		last := len(rows) < r.cfg.PageSize
+		last := len(rows) < r.page
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -152,10 +151,10 @@ func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error)
 	hopeless := func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return len(acked) == 0 && losses >= p.relay.cfg.Concurrency
+		return len(acked) == 0 && losses >= p.relay.workers
 	}
 	var wg sync.WaitGroup
-	places := make(chan struct{}, p.relay.cfg.Concurrency)
+	places := make(chan struct{}, p.relay.workers)
 	for _, chain := range p.chains(rows) {
 		// A worker gives its place back within its acknowledgement timeout, or at once
 		// when ctx ends.
@@ -237,7 +236,7 @@ func (r *Relay) publish(ctx context.Context, row *sale.OutboxRow) error {
 	}
 	for _, msg := range msgs {
 		// A missing stream is not waited for: the next pass comes soon.
-		ctx, cancel := context.WithTimeout(ctx, r.cfg.AckTimeout)
+		ctx, cancel := context.WithTimeout(ctx, r.ackTimeout)
 		_, err := r.conn.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
 		cancel()
 		if err != nil {

@@ -15,17 +15,20 @@ import (
 
 // StatsConfig is what a Stats needs to know.
 type StatsConfig struct {
-	// Every is how often the counts are published. Zero means 1 s.
-	Every time.Duration
-	// MaxSKUs bounds the SKUs counted within one period; further ones are not counted
-	// until the next. Zero means 4,096.
-	MaxSKUs int
-	// Now is the clock of the time in the messages (Unix ms). Nil is this machine's.
+	// Now is the clock of the time in the messages (Unix ms).
 	Now func() int64
 
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
+
+const (
+	// The counts are published every second: a sale is over in minutes.
+	statsEvery = time.Second
+	// So many SKUs are counted within a second, further ones not until the next: this
+	// bounds the memory, and the messages a second.
+	statsSKUs = 4096
+)
 
 // Stats publishes how many claims of each SKU were refused, and why, per second, on
 // the core subject flashgate.stats.<sku>: {"sku":"...","at":"...","refused":{"sold_out":17}}.
@@ -34,6 +37,10 @@ type StatsConfig struct {
 type Stats struct {
 	cfg  StatsConfig
 	conn *Conn
+
+	// The constants above, but for tests.
+	every   time.Duration
+	maxSKUs int
 
 	mu     sync.Mutex
 	counts map[string]*refusals
@@ -46,19 +53,14 @@ type refusals [sale.TimedOut + 1]int64
 
 // NewStats starts nothing; Run does.
 func NewStats(cfg StatsConfig, conn *Conn) (*Stats, error) {
-	cfg.Every = orDefault(cfg.Every, time.Second)
-	cfg.MaxSKUs = orDefault(cfg.MaxSKUs, 4096)
 	if cfg.Now == nil {
-		cfg.Now = func() int64 { return time.Now().UnixMilli() }
+		return nil, errors.New("the refusal counts need a clock")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Every < 0 || cfg.MaxSKUs < 1 {
-		return nil, errors.New("the bounds of the refusal counts must be positive")
-	}
 	return &Stats{
-		cfg: cfg, conn: conn, counts: make(map[string]*refusals),
+		cfg: cfg, conn: conn, every: statsEvery, maxSKUs: statsSKUs, counts: make(map[string]*refusals),
 		overflow: counter(cfg.Registerer, "flashgate_stats_overflow_total", "Refusals not counted per SKU because too many SKUs were."),
 	}, nil
 }
@@ -72,7 +74,7 @@ func (s *Stats) Count(sku string, o sale.Outcome, n int) {
 	}
 	s.mu.Lock()
 	r := s.counts[sku]
-	if r == nil && len(s.counts) < s.cfg.MaxSKUs {
+	if r == nil && len(s.counts) < s.maxSKUs {
 		r = new(refusals)
 		s.counts[sku] = r
 	}
@@ -88,7 +90,7 @@ func (s *Stats) Count(sku string, o sale.Outcome, n int) {
 // Run publishes the counts every period until ctx ends. What cannot be published is
 // forgotten: the counts are for watching, not for booking.
 func (s *Stats) Run(ctx context.Context) error {
-	tick := time.NewTicker(s.cfg.Every)
+	tick := time.NewTicker(s.every)
 	defer tick.Stop()
 	for {
 		select {

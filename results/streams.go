@@ -16,24 +16,19 @@ const duplicateWindow = 30 * time.Second
 // StreamConfig is how the streams are kept. The storage is always files.
 type StreamConfig struct {
 	// Replicas is on how many servers each message stands before it is acknowledged:
-	// 1 on a single server, 3 in production; odd, at most 5. Zero means 1.
+	// 1 on a single server, 3 in production; odd, at most 5.
 	Replicas int
 	// MaxAge is how long results are kept; zero is for ever. Too short, and restore
 	// and slow consumers miss events; too long fills the disk.
 	MaxAge time.Duration
-	// BacklogCapacity is how many messages the backlog holds before it refuses more.
-	// Zero means 1,000,000.
+	// BacklogCapacity is how many messages the backlog has before it refuses more.
 	BacklogCapacity int64
 }
 
 func (s *StreamConfig) validate() error {
-	if s.Replicas == 0 {
-		s.Replicas = 1
-	}
-	if s.BacklogCapacity == 0 {
-		s.BacklogCapacity = 1_000_000
-	}
 	switch {
+	case *s == (StreamConfig{}):
+		return nil
 	case s.Replicas < 1 || s.Replicas > 5 || s.Replicas%2 == 0:
 		return errors.New("nats.replicas must be 1, 3 or 5")
 	case s.MaxAge < 0 || (s.MaxAge > 0 && s.MaxAge < duplicateWindow):
@@ -44,9 +39,8 @@ func (s *StreamConfig) validate() error {
 	return nil
 }
 
-// EnsureStreams creates the streams, or brings them to what the configuration says.
-// It may be called again at any time.
-func (c *Conn) EnsureStreams(ctx context.Context) error {
+// ensureStreams creates the streams, or brings them to what the configuration says.
+func (c *Conn) ensureStreams(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for _, s := range c.streams() {
@@ -70,7 +64,7 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			Replicas:   cfg.Replicas,
 			Retention:  jetstream.LimitsPolicy,
 			MaxAge:     cfg.MaxAge,
-			Duplicates: duplicateWindow,
+			Duplicates: c.duplicates,
 		},
 		{
 			Name:        BacklogStream,
@@ -83,7 +77,7 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			Retention:  jetstream.LimitsPolicy,
 			Discard:    jetstream.DiscardNew,
 			MaxMsgs:    cfg.BacklogCapacity,
-			Duplicates: duplicateWindow,
+			Duplicates: c.duplicates,
 		},
 	}
 }
