@@ -43,7 +43,7 @@ func cpuTime(b *testing.B) time.Duration {
 
 func benchmarkJoin(b *testing.B, skus, waiters int, takes time.Duration) {
 	q, err := New(Config{
-		Capacity: 20000, MaxWaiting: 1_000_000, MaxBatch: 512, Inflight: 2,
+		Capacity: 20000, MaxBatch: 512, Inflight: 2,
 		MaxAge: 8 * time.Second, Linger: time.Second, DrainTimeout: 5 * time.Second,
 	}, instant{takes})
 	if err != nil {

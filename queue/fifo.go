@@ -30,7 +30,7 @@ func (f *fifo) first() *sale.Ticket {
 	return f.ring[f.head]
 }
 
-// pop takes up to n tickets off the head. A ring that a burst made large is given
+// pop removes up to n tickets from the head. A ring that a burst made large is given
 // back once it is empty, so that a quiet SKU holds no memory of it.
 func (f *fifo) pop(n int) []*sale.Ticket {
 	n = min(n, f.n)

@@ -8,18 +8,18 @@ import (
 )
 
 // lane is one SKU's line. At any time at most one of its goroutines is its keeper: the
-// one that takes batches off the line and rejects what has waited too long. The keeper
-// settles the batch it took itself; who joins meanwhile finds no keeper and starts
+// one that pops batches off the line and rejects what has waited too long. The keeper
+// settles the batch it popped itself; who joins meanwhile finds no keeper and starts
 // one. So a SKU with little to do has one goroutine, and a busy one at most Inflight
 // batches' and a keeper's.
 type lane struct {
-	q     *Queue
-	shard *laneShard
-	sku   string
-	taken atomic.Int64  // claims that ever left the line
-	wake  chan struct{} // capacity 1: the keeper has something to look at
-	pace  pace
-	timer *time.Timer // the keeper's
+	q      *Queue
+	shard  *laneShard
+	sku    string
+	popped atomic.Int64  // claims that ever left the line
+	wake   chan struct{} // capacity 1: the keeper has something to look at
+	pace   pace
+	timer  *time.Timer // the keeper's
 
 	// The shard's lock guards what follows.
 	line     fifo
@@ -46,7 +46,7 @@ func (l *lane) nudge() {
 // push adds a claim's ticket and sees to it that a keeper looks. The lock is held.
 func (l *lane) push(c *sale.Claim) *sale.Ticket {
 	l.accepted++
-	t := sale.NewTicket(c, l.accepted, &l.taken)
+	t := sale.NewTicket(c, l.accepted, &l.popped)
 	l.line.push(t)
 	if !l.kept {
 		l.kept = true
@@ -108,7 +108,7 @@ func (l *lane) next(lingered bool) turn {
 	for h := l.line.first(); h != nil && h.Claim.QueuedAt <= oldest; h = l.line.first() {
 		t.late = append(t.late, l.line.pop(1)...)
 	}
-	l.taken.Add(int64(len(t.late)))
+	l.popped.Add(int64(len(t.late)))
 	head := l.line.first()
 	switch {
 	case head == nil && l.running > 0:
@@ -122,7 +122,7 @@ func (l *lane) next(lingered bool) turn {
 		t.idle, t.wait = true, l.q.cfg.Linger
 	case l.entering == 0 && l.running < l.q.cfg.Inflight:
 		t.batch = l.line.pop(l.q.cfg.MaxBatch)
-		l.taken.Add(int64(len(t.batch)))
+		l.popped.Add(int64(len(t.batch)))
 		l.running++
 		l.batches++
 		l.entering, t.number = l.batches, l.batches

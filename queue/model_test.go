@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,7 +116,7 @@ func TestQueueAgainstModel(t *testing.T) {
 			DrainTimeout: ms(rt, 400, "drain") + time.Millisecond,
 		}
 		cfg.MaxBatch = rapid.IntRange(1, cfg.Capacity).Draw(rt, "batch")
-		cfg.MaxWaiting = cfg.Capacity + rapid.IntRange(0, 40).Draw(rt, "more")
+		most := int64(cfg.Capacity + rapid.IntRange(0, 40).Draw(rt, "more"))
 		manners := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) manner {
 			return manner{
 				admitAfter: ms(rt, 120, "admit"), endAfter: ms(rt, 200, "end") + time.Millisecond, admits: rapid.IntRange(0, 2).Draw(rt, "admits"),
@@ -128,17 +127,17 @@ func TestQueueAgainstModel(t *testing.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
 		n := rapid.IntRange(1, 150).Draw(rt, "claims")
 		end := ms(rt, 1500, "run's end")
-		synctest.Test(t, func(t *testing.T) { playModel(t, rt, cfg, manners, seed, n, end) })
+		synctest.Test(t, func(t *testing.T) { playModel(t, rt, cfg, most, manners, seed, n, end) })
 	})
 }
 
-func playModel(t *testing.T, rt *rapid.T, cfg Config, manners []manner, seed uint64, n int, end time.Duration) {
+func playModel(t *testing.T, rt *rapid.T, cfg Config, most int64, manners []manner, seed uint64, n int, end time.Duration) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	m := &moody{
 		rt: rt, cfg: cfg, manners: manners, rnd: rand.New(rand.NewPCG(seed, 2)),
 		entering: map[string]bool{}, inflight: map[string]int{}, last: map[string]int64{}, kept: map[*sale.Claim]bool{},
 	}
-	q, stop := started(t, cfg, m)
+	q, stop := started(t, cfg, m, func(q *Queue) { q.maxWaiting = most })
 	stopped := make(chan struct{})
 	time.AfterFunc(end, func() {
 		defer close(stopped)
@@ -171,7 +170,7 @@ func playModel(t *testing.T, rt *rapid.T, cfg Config, manners []manner, seed uin
 		if d := q.Depth(sku); d > cfg.Capacity {
 			rt.Errorf("%d claims wait", d)
 		}
-		if w := q.Waiting(); w > int64(cfg.MaxWaiting) {
+		if w := q.Waiting(); w > most {
 			rt.Errorf("%d claims wait in all", w)
 		}
 		wg.Go(func() { m.watch(ticket, joined, leaves < 2, true) })
@@ -257,182 +256,4 @@ func (m *moody) judge(t *sale.Ticket, v sale.Verdict, joined time.Time, first bo
 		m.rt.Errorf("a second verdict: %v", v)
 	default:
 	}
-}
-
-// Real goroutines: whoever joins while the queue closes is refused or answered.
-func TestJoinRacesWithClosing(t *testing.T) {
-	for round := range 60 {
-		d := &plain{}
-		cfg := config()
-		cfg.Capacity, cfg.MaxWaiting, cfg.Linger = 10_000, 10_000, time.Microsecond
-		q, stop := started(t, cfg, d)
-		begin := make(chan struct{})
-		var wg sync.WaitGroup
-		var accepted, refused atomic.Int64
-		for w := range 4 {
-			wg.Go(func() {
-				<-begin
-				for i := range 200 {
-					ticket, err := q.Join(claimAt(fmt.Sprint("sku", (w+i)%7), fmt.Sprint(round, " ", i%50)), i%5 == 0)
-					switch {
-					case err == nil:
-						accepted.Add(1)
-						select {
-						case v := <-ticket.Verdict():
-							if v.Err == nil && v.Outcome == sale.NoOutcome {
-								t.Error("an empty verdict")
-							}
-						case <-time.After(10 * time.Second):
-							t.Error("an accepted claim got no verdict")
-							return
-						}
-					case errors.Is(err, sale.ErrShuttingDown):
-						refused.Add(1)
-					default:
-						t.Errorf("Join: %v", err)
-					}
-				}
-			})
-		}
-		close(begin)
-		for range round * 20 {
-			runtime.Gosched()
-		}
-		if err := stop(); err != nil {
-			t.Error(err)
-		}
-		wg.Wait()
-		assertEmpty(t, q)
-		if n := accepted.Load() + refused.Load(); n != 800 {
-			t.Errorf("%d claims were accepted or refused, want 800", n)
-		}
-	}
-}
-
-// plain refuses everything at once and counts what it is told to remember.
-type plain struct {
-	mu   sync.Mutex
-	kept map[*sale.Claim]int
-}
-
-func (p *plain) Settle(_ context.Context, _ string, claims []*sale.Claim, admitted func()) []sale.Verdict {
-	admitted()
-	out := make([]sale.Verdict, len(claims))
-	for i := range out {
-		out[i].Outcome = sale.SoldOut
-	}
-	return out
-}
-
-func (p *plain) Remember(_ context.Context, claims []*sale.Claim, _ []sale.Verdict) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.kept == nil {
-		p.kept = map[*sale.Claim]int{}
-	}
-	for _, c := range claims {
-		p.kept[c]++
-	}
-}
-
-func (p *plain) Quiet(context.Context, string) {}
-
-// Real goroutines: of a verdict and a waiter that detaches at the same time, one sees
-// the other.
-func TestDetachRacesWithTheVerdict(t *testing.T) {
-	d := &plain{}
-	cfg := config()
-	cfg.Capacity, cfg.MaxWaiting = 10_000, 10_000
-	q, stop := started(t, cfg, d)
-	const n = 5000
-	unread := make([]*sale.Claim, 0, n)
-	var read []*sale.Claim
-	rnd := rand.New(rand.NewPCG(1, 2))
-	for i := range n {
-		c := claimAt("s", fmt.Sprint(i))
-		ticket, err := q.Join(c, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i%10 == 0 {
-			<-ticket.Verdict()
-			read = append(read, c)
-			continue
-		}
-		for range rnd.IntN(4) {
-			runtime.Gosched()
-		}
-		ticket.Detach()
-		select {
-		case <-ticket.Verdict(): // it was there: the waiter has it
-		default:
-			unread = append(unread, c)
-		}
-	}
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
-	for _, c := range unread {
-		if d.kept[c] != 1 {
-			t.Fatalf("a verdict nobody read was remembered %d times", d.kept[c])
-		}
-	}
-	for _, c := range read {
-		if d.kept[c] != 0 {
-			t.Fatal("a verdict was remembered though its waiter never went away")
-		}
-	}
-	t.Logf("%d of %d went unread", len(unread), n)
-}
-
-// An idle SKU has no goroutine, and a waiting async claim is small.
-func TestWhatWaitingAndIdlingCost(t *testing.T) {
-	const n = 100_000
-	cfg := config()
-	cfg.Capacity, cfg.MaxWaiting, cfg.MaxAge, cfg.Linger = n, 2*n, time.Hour, time.Millisecond
-	d := newDesk()
-	q, stop := started(t, cfg, d)
-	blocker, err := q.Join(claimAt("s", "blocker"), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := <-d.calls
-	goroutines := runtime.NumGoroutine()
-	before := heap()
-	for i := range n {
-		user := fmt.Sprintf("user-%032d", i)
-		c := claimAt("s", user)
-		if _, err := q.Join(c, true); err != nil {
-			t.Fatal(err)
-		}
-	}
-	perClaim := float64(heap()-before) / n
-	t.Logf("%.0f bytes per waiting async claim, its 37-byte user included", perClaim)
-	if perClaim > 512 {
-		t.Errorf("a waiting async claim costs %.0f bytes, want well below 1 KiB", perClaim)
-	}
-	if grown := runtime.NumGoroutine() - goroutines; grown > 1 {
-		t.Errorf("%d goroutines for %d waiting claims", grown, n)
-	}
-	q.hardStop() // the desk need not decide them all
-	first.all(sale.Reserved)
-	<-blocker.Verdict()
-	deadline := time.Now().Add(20 * time.Second)
-	for q.Waiting() > 0 || runtime.NumGoroutine() > goroutines-1 {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d claims and %d goroutines are left, want none and %d", q.Waiting(), runtime.NumGoroutine(), goroutines-1)
-		}
-		runtime.Gosched()
-	}
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
 }

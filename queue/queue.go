@@ -1,5 +1,5 @@
-// Package queue turns a burst into batches: one bounded FIFO per SKU, drained by one
-// goroutine that exists only while there is work. See DESIGN.md.
+// Package queue turns a burst into batches: one bounded FIFO per SKU, drained by
+// goroutines that exist only while there is work. See DESIGN.md.
 package queue
 
 import (
@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +21,6 @@ type Config struct {
 	// Capacity is how many claims may wait per SKU. Too low: bursts that could have
 	// been served in time are turned away. Too high: claims wait only to time out.
 	Capacity int
-	// MaxWaiting is how many claims may wait in all SKUs together. Too low: one hot
-	// SKU starves the others. Too high: a flood over many SKUs fills the memory.
-	MaxWaiting int
 	// MaxBatch is the most claims one batch holds. Too low: every call to the shield
 	// and every commit carries little. Too high: the first of a batch waits for the
 	// last, and scripts block Redis for longer.
@@ -37,7 +33,7 @@ type Config struct {
 	// honest waits are cut off. Too high: buyers wait for answers they no longer
 	// want, and tentative units stay tentative for longer.
 	MaxAge time.Duration
-	// Linger is how long a SKU's goroutine outlives its last claim. Too low: every
+	// Linger is how long a SKU's last goroutine outlives its last claim. Too low: every
 	// claim of a slow SKU pays for a goroutine and a call to the shield of its own to
 	// confirm it. Too high: goroutines of idle SKUs pile up.
 	Linger time.Duration
@@ -45,9 +41,13 @@ type Config struct {
 	// buyers hear "shutting down" instead of a verdict. Too high: a stuck dependency
 	// keeps the process from ending.
 	DrainTimeout time.Duration
-	Logger       *slog.Logger
 	Registerer   prometheus.Registerer
 }
+
+// maxWaiting is how many claims of all SKUs together may be undecided: fewer, and one
+// hot SKU starves the others; more, and a flood over many SKUs fills the memory. At
+// about 400 bytes each these are 200 MB.
+const maxWaiting = 500_000
 
 func (c *Config) validate() error {
 	switch {
@@ -55,8 +55,6 @@ func (c *Config) validate() error {
 		return errors.New("queue: capacity must be at least 1")
 	case c.MaxBatch < 1 || c.MaxBatch > c.Capacity:
 		return errors.New("queue: max_batch must be 1..capacity")
-	case c.MaxWaiting < c.Capacity:
-		return errors.New("queue: max_waiting must not be below capacity")
 	case c.Inflight < 1:
 		return errors.New("queue: inflight must be at least 1")
 	case c.MaxAge <= 0 || c.Linger <= 0 || c.DrainTimeout <= 0:
@@ -73,7 +71,7 @@ type Settler interface {
 	Settle(ctx context.Context, sku string, claims []*sale.Claim, admitted func()) []sale.Verdict
 	// Remember keeps verdicts that nobody waits for.
 	Remember(ctx context.Context, claims []*sale.Claim, verdicts []sale.Verdict)
-	// Quiet is called when the SKU's goroutine is about to end.
+	// Quiet is called when the SKU's last goroutine is about to end.
 	Quiet(ctx context.Context, sku string)
 }
 
@@ -83,11 +81,12 @@ const shardCount = 64
 type Queue struct {
 	cfg     Config
 	settler Settler
-	log     *slog.Logger
 	seed    maphash.Seed
 	lanes   [shardCount]laneShard
 	index   index
 	waiting atomic.Int64
+	// maxWaiting is the constant, or the capacity of one SKU where that is larger.
+	maxWaiting int64
 
 	// hard ends what drains too slowly; every lane's calls run under it.
 	hard     context.Context
@@ -112,10 +111,7 @@ func New(cfg Config, settler Settler) (*Queue, error) {
 	if settler == nil {
 		return nil, errors.New("queue: a settler is needed")
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	q := &Queue{cfg: cfg, settler: settler, log: cfg.Logger, seed: maphash.MakeSeed()}
+	q := &Queue{cfg: cfg, settler: settler, seed: maphash.MakeSeed(), maxWaiting: int64(max(maxWaiting, cfg.Capacity))}
 	q.hard, q.hardStop = context.WithCancel(context.Background())
 	for i := range q.lanes {
 		q.lanes[i].lanes = make(map[string]*lane)
@@ -158,7 +154,7 @@ func (q *Queue) Join(c *sale.Claim, async bool) (*sale.Ticket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// With the shard's lock held, nobody can join beside this claim, and the lane cannot
-	// take it before the index knows it.
+	// pop it before the index knows it.
 	t, err := q.index.join(c, func() (*sale.Ticket, error) { return q.enqueue(s, c) })
 	if err == nil && async {
 		t.Detach()
@@ -175,7 +171,7 @@ func (q *Queue) enqueue(s *laneShard, c *sale.Claim) (*sale.Ticket, error) {
 	if l != nil && l.line.len() >= q.cfg.Capacity {
 		return nil, sale.ErrQueueFull
 	}
-	if q.waiting.Add(1) > int64(q.cfg.MaxWaiting) {
+	if q.waiting.Add(1) > q.maxWaiting {
 		q.waiting.Add(-1)
 		return nil, sale.ErrQueueFull
 	}

@@ -9,22 +9,22 @@ type Ticket struct {
 
 	verdict  chan Verdict
 	number   int64         // the how-manieth claim of its line this is, from 1
-	taken    *atomic.Int64 // how many claims have left the line
+	popped   *atomic.Int64 // how many claims have left the line
 	detached *atomic.Bool  // shared by the tickets of one place: the first one's own
 	own      atomic.Bool
 }
 
-// NewTicket makes the ticket of the number-th claim of a line in which taken counts
+// NewTicket makes the ticket of the number-th claim of a line in which popped counts
 // the claims that have left it.
-func NewTicket(c *Claim, number int64, taken *atomic.Int64) *Ticket {
-	t := &Ticket{Claim: c, verdict: make(chan Verdict, 1), number: number, taken: taken}
+func NewTicket(c *Claim, number int64, popped *atomic.Int64) *Ticket {
+	t := &Ticket{Claim: c, verdict: make(chan Verdict, 1), number: number, popped: popped}
 	t.detached = &t.own
 	return t
 }
 
 // Follow makes a ticket at the same place for a repeat of the same claim.
 func (t *Ticket) Follow() *Ticket {
-	f := NewTicket(t.Claim, t.number, t.taken)
+	f := NewTicket(t.Claim, t.number, t.popped)
 	f.detached = t.detached
 	return f
 }
@@ -36,10 +36,10 @@ func (t *Ticket) Verdict() <-chan Verdict { return t.verdict }
 // gets, so this never blocks.
 func (t *Ticket) Resolve(v Verdict) { t.verdict <- v }
 
-// Position is the number of claims that will be taken before this one; 0 when it is
+// Position is the number of claims that will leave the line before this one; 0 when it is
 // next or is being decided.
 func (t *Ticket) Position() int64 {
-	return max(0, t.number-t.taken.Load()-1)
+	return max(0, t.number-t.popped.Load()-1)
 }
 
 // Detach says that a waiter went away or never was, so the verdict is to be remembered

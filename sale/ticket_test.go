@@ -6,11 +6,11 @@ import (
 )
 
 func TestTicket(t *testing.T) {
-	var taken atomic.Int64
+	var popped atomic.Int64
 	c := &Claim{}
-	first := NewTicket(c, 3, &taken)
+	first := NewTicket(c, 3, &popped)
 	for left, want := range []int64{2, 1, 0, 0, 0} {
-		taken.Store(int64(left))
+		popped.Store(int64(left))
 		if p := first.Position(); p != want {
 			t.Errorf("after %d claims left it stands at %d, want %d", left, p, want)
 		}

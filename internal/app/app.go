@@ -101,7 +101,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	if a.queue, err = queue.New(queueConfig(cfg, log, reg), a.checkout); err != nil {
+	if a.queue, err = queue.New(queueConfig(cfg, reg), a.checkout); err != nil {
 		return nil, err
 	}
 	auditor, err := audit.New(audit.Config{}, auditedLedger{a.ledger}, a.shield, auditedResults{a.nats, a.backlog})

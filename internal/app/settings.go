@@ -79,11 +79,11 @@ func checkoutConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registe
 	}
 }
 
-func queueConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer) queue.Config {
+func queueConfig(cfg configs.Config, reg prometheus.Registerer) queue.Config {
 	q := cfg.Queue
 	return queue.Config{
-		Capacity: q.Capacity, MaxWaiting: max(500_000, q.Capacity), MaxBatch: q.MaxBatch, Inflight: q.Inflight, MaxAge: q.MaxAge,
-		Linger: q.Linger, DrainTimeout: cfg.Server.ShutdownTimeout, Logger: log.With("part", "queue"), Registerer: reg,
+		Capacity: q.Capacity, MaxBatch: q.MaxBatch, Inflight: q.Inflight, MaxAge: q.MaxAge,
+		Linger: q.Linger, DrainTimeout: cfg.Server.ShutdownTimeout, Registerer: reg,
 	}
 }
 
