@@ -4,7 +4,7 @@
 // A lease is a row of the ledger with a time to live and a token that rises with every
 // change of holder. A holder that cannot renew its lease ends its run before anybody
 // else can begin one; where that is not enough, because a frozen process wakes up
-// late, the token lets whoever is written to refuse the older writer.
+// late, the token lets whoever is written to refuse the older writer. See DESIGN.md.
 package jobs
 
 import (
@@ -23,7 +23,7 @@ import (
 
 // Leases is what the scheduler needs of the ledger.
 type Leases interface {
-	// Acquire takes the lease for ttl if it is free or has run out, under a new token,
+	// Acquire claims the lease for ttl if it is free or has run out, under a new token,
 	// or renews it, under the same token, if this holder has it. It reports whether
 	// the holder has it now. An error means that it is not known.
 	Acquire(ctx context.Context, name, holder string, ttl time.Duration) (token int64, held bool, err error)
@@ -37,7 +37,7 @@ type Job struct {
 	// Name is the lease's name and the metrics' label.
 	Name string
 	// Every is the time from the start of one run to the start of the next, give or
-	// take a tenth. After a failure it grows up to Config.MaxBackoff.
+	// take a tenth. After a failure it grows up to maxBackoff.
 	Every time.Duration
 	// EveryGateway runs the job in each gateway, without a lease; its token is 0.
 	EveryGateway bool
@@ -53,18 +53,20 @@ type Job struct {
 type Config struct {
 	// Holder names this gateway; no two gateways may share it.
 	Holder string
-	// LeaseTTL is how long a lease outlives its holder's last renewal. Too low, and a
-	// short pause of the ledger changes the leader; too high, and the jobs of a killed
-	// gateway wait as long. Zero means 3 s.
-	LeaseTTL time.Duration
-	// MaxBackoff is the longest pause after failures, for jobs that run more often.
-	// Too low hammers a part that is away; too high is slow to see its return. Zero
-	// means 3 s.
-	MaxBackoff time.Duration
 
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
+
+const (
+	// leaseTTL is how long a lease outlives its holder's last renewal. With less, a short
+	// pause of the ledger changes the leader; with more, the jobs of a killed gateway wait
+	// longer: another has to lead them within 5 s.
+	leaseTTL = 3 * time.Second
+	// maxBackoff is the longest pause after failures, for jobs that run more often. A
+	// shorter one hammers a part that is away; a longer one is slow to see its return.
+	maxBackoff = 3 * time.Second
+)
 
 // Scheduler runs jobs.
 type Scheduler struct {
@@ -76,17 +78,8 @@ type Scheduler struct {
 
 // New checks the jobs and starts nothing. Leases may be nil when no job needs one.
 func New(cfg Config, leases Leases, jobs ...Job) (*Scheduler, error) {
-	if cfg.LeaseTTL == 0 {
-		cfg.LeaseTTL = 3 * time.Second
-	}
-	if cfg.MaxBackoff == 0 {
-		cfg.MaxBackoff = 3 * time.Second
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.LeaseTTL < 100*time.Millisecond || cfg.MaxBackoff < 0 {
-		return nil, errors.New("jobs: a lease must live at least 100ms, and the backoff must not be negative")
 	}
 	seen := make(map[string]bool)
 	for _, j := range jobs {
@@ -134,7 +127,7 @@ func (s *Scheduler) lead(ctx context.Context, j Job) {
 	failing := false
 	for ctx.Err() == nil {
 		asked := time.Now()
-		token, held, err := s.acquire(ctx, j, asked.Add(s.cfg.LeaseTTL))
+		token, held, err := s.acquire(ctx, j, asked.Add(leaseTTL))
 		switch {
 		case held:
 			s.term(ctx, j, token, asked)
@@ -143,7 +136,7 @@ func (s *Scheduler) lead(ctx context.Context, j Job) {
 			s.cfg.Log.Warn("a job's lease cannot be asked for", "job", j.Name, "err", err)
 		}
 		failing = err != nil
-		if !pause(ctx, spread(s.cfg.LeaseTTL/3)) {
+		if !pause(ctx, jitter(leaseTTL/3)) {
 			return
 		}
 	}
@@ -152,7 +145,7 @@ func (s *Scheduler) lead(ctx context.Context, j Job) {
 func (s *Scheduler) acquire(ctx context.Context, j Job, until time.Time) (int64, bool, error) {
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	token, held, err := s.leases.Acquire(ctx, j.Name, s.cfg.Holder, s.cfg.LeaseTTL)
+	token, held, err := s.leases.Acquire(ctx, j.Name, s.cfg.Holder, leaseTTL)
 	return token, held && err == nil, err
 }
 
@@ -164,7 +157,7 @@ func (s *Scheduler) term(ctx context.Context, j Job, token int64, asked time.Tim
 	s.cfg.Log.Debug("leads a job", "job", j.Name, "token", token)
 	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { s.keep(ctx, cancel, j, token, asked) })
+	wg.Go(func() { s.renew(ctx, cancel, j, token, asked) })
 	s.repeat(ctx, j, token)
 	cancel(nil)
 	wg.Wait()
@@ -173,7 +166,7 @@ func (s *Scheduler) term(ctx context.Context, j Job, token int64, asked time.Tim
 		return
 	}
 	// The gateway shuts down, and its own context is over.
-	release, stop := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.LeaseTTL/3)
+	release, stop := context.WithTimeout(context.WithoutCancel(ctx), leaseTTL/3)
 	defer stop()
 	if err := s.leases.Release(release, j.Name, s.cfg.Holder, token); err != nil {
 		s.cfg.Log.Debug("a job's lease runs out instead of being released", "job", j.Name, "err", err)
@@ -182,12 +175,12 @@ func (s *Scheduler) term(ctx context.Context, j Job, token int64, asked time.Tim
 
 var errLost = errors.New("the lease is lost")
 
-// keep renews the lease, and ends the term when it is lost or when it might be: a
+// renew renews the lease again and again, and ends the term when it is lost or when it might be: a
 // tenth of its life before it can run out.
-func (s *Scheduler) keep(ctx context.Context, cancel context.CancelCauseFunc, j Job, token int64, asked time.Time) {
-	life := s.cfg.LeaseTTL - s.cfg.LeaseTTL/10
+func (s *Scheduler) renew(ctx context.Context, cancel context.CancelCauseFunc, j Job, token int64, asked time.Time) {
+	life := leaseTTL - leaseTTL/10
 	until := asked.Add(life)
-	for wait := s.cfg.LeaseTTL / 3; ; {
+	for wait := leaseTTL / 3; ; {
 		if !pause(ctx, min(wait, time.Until(until))) {
 			return
 		}
@@ -201,12 +194,12 @@ func (s *Scheduler) keep(ctx context.Context, cancel context.CancelCauseFunc, j 
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			wait = s.cfg.LeaseTTL / 10
+			wait = leaseTTL / 10
 		case !held || now != token:
 			cancel(errLost)
 			return
 		default:
-			wait, until = s.cfg.LeaseTTL/3, asked.Add(life)
+			wait, until = leaseTTL/3, asked.Add(life)
 		}
 	}
 }
@@ -229,7 +222,7 @@ func (s *Scheduler) repeat(ctx context.Context, j Job, token int64) {
 			s.cfg.Log.Info("a job succeeds again", "job", j.Name, "failures", failures)
 			failures = 0
 		}
-		if !pause(ctx, spread(s.rest(j, took, failures))) {
+		if !pause(ctx, jitter(s.rest(j, took, failures))) {
 			return
 		}
 	}
@@ -252,16 +245,16 @@ func once(ctx context.Context, j Job, token int64) error {
 func (s *Scheduler) rest(j Job, took time.Duration, failures int) time.Duration {
 	rest := max(j.Every-took, j.Every/10)
 	for range failures {
-		if rest >= s.cfg.MaxBackoff {
+		if rest >= maxBackoff {
 			break
 		}
-		rest = min(2*rest, s.cfg.MaxBackoff)
+		rest = min(2*rest, maxBackoff)
 	}
 	return rest
 }
 
-// spread is d, give or take a tenth.
-func spread(d time.Duration) time.Duration {
+// jitter is d, give or take a tenth.
+func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
 }
 

@@ -293,7 +293,6 @@ func TestNewRefuses(t *testing.T) {
 		{"nothing to run", Config{Holder: "a"}, newTable(), []Job{{Name: "x", Every: time.Second}}},
 		{"no leases", Config{Holder: "a"}, nil, []Job{good}},
 		{"no holder", Config{}, newTable(), []Job{good}},
-		{"a lease too short to renew", Config{Holder: "a", LeaseTTL: time.Millisecond}, newTable(), []Job{good}},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
