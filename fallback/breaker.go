@@ -15,26 +15,22 @@ import (
 	"flashgate/sale"
 )
 
-// Config holds the knobs of one Breaker.
+// Config is how one Breaker judges its dependency.
 type Config struct {
 	// Name is what operators call the dependency: redis, ledger or nats.
 	Name string
-	// Window is the rolling time over which calls are counted. Too short: a few slow
-	// calls open the breaker. Too long: old failures keep it nervous.
+	// Window is the rolling time over which calls are counted.
 	Window time.Duration
-	// MinCalls is how many calls Window must hold before FailureRatio counts. Too
-	// low: two unlucky calls open it. Too high: a quiet gateway never opens it.
+	// MinCalls is how many calls there must be in Window before FailureRatio counts.
 	MinCalls int
-	// FailureRatio of the calls in Window opens the breaker. Too low: noise opens it.
-	// Too high: buyers wait out one time-out after the other.
+	// FailureRatio of the calls in Window opens the breaker.
 	FailureRatio float64
 	// Consecutive failures open the breaker whatever the ratio, and however slowly they
-	// come. Too low and too high as for FailureRatio.
+	// come.
 	Consecutive int
-	// ProbeAfter is how long the breaker stays open before one call may try again.
-	// Too short: a dependency that comes up is hit while it does. Too long: the sale
-	// stays throttled after it is back. A probe is cut off after three times as long,
-	// since nobody else is served while it hangs.
+	// ProbeAfter is how long the breaker stays open before one call may try again. A
+	// probe is cut off after three times as long, since nobody else is served while it
+	// hangs.
 	ProbeAfter time.Duration
 	// Changed, when set, is told of every change between usable and unusable, in the
 	// order of the changes, and once more that it is usable when a forced_closed ended,
@@ -112,7 +108,7 @@ func (b *Breaker) succeeded(err error) bool {
 func isAnswer(err error) bool {
 	for _, answer := range []error{
 		sale.ErrUnknownSKU, sale.ErrUnknownOrder, sale.ErrInvalid,
-		sale.ErrAlreadyPaid, sale.ErrOrderExpired, sale.ErrOrderQueued,
+		sale.ErrAlreadyPaid, sale.ErrOrderExpired, sale.ErrOrderQueued, sale.ErrPaymentMismatch, sale.ErrLeaseLost,
 	} {
 		if errors.Is(err, answer) {
 			return true
@@ -192,9 +188,9 @@ func (b *Breaker) modeNow() sale.BreakerMode {
 	return b.mode
 }
 
-// Force sets who decides: the breaker itself (auto) or an operator. A forced mode ends
+// force sets who decides: the breaker itself (auto) or an operator. A forced mode ends
 // after d; d = 0 means when an operator ends it.
-func (b *Breaker) Force(mode sale.BreakerMode, d time.Duration, reason string) {
+func (b *Breaker) force(mode sale.BreakerMode, d time.Duration, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.setMode(mode, d, reason)

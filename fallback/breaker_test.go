@@ -158,7 +158,7 @@ func TestBreakerTakesAnswersForSuccess(t *testing.T) {
 		b := newBreaker(t, config())
 		for _, err := range []error{
 			sale.ErrUnknownSKU, sale.ErrUnknownOrder, sale.ErrInvalid, sale.ErrAlreadyPaid, sale.ErrOrderExpired,
-			sale.ErrOrderQueued, &sale.StockBelowSoldError{MaxReduction: 3},
+			sale.ErrOrderQueued, sale.ErrPaymentMismatch, sale.ErrLeaseLost, &sale.StockBelowSoldError{MaxReduction: 3},
 		} {
 			for range 50 {
 				if !do(b, fmt.Errorf("asked: %w", err)) {
@@ -281,7 +281,7 @@ func TestBreakerForcedModes(t *testing.T) {
 		cfg.Changed = told.told
 		b := newBreaker(t, cfg)
 
-		b.Force(sale.BreakerForcedOpen, 5*time.Minute, "maintenance")
+		b.force(sale.BreakerForcedOpen, 5*time.Minute, "maintenance")
 		wantState(t, b, "open", false)
 		if do(b, nil) {
 			t.Error("a breaker forced open made a call")
@@ -291,7 +291,7 @@ func TestBreakerForcedModes(t *testing.T) {
 			s.Until != time.Now().Add(5*time.Minute).UnixMilli() || s.Since != time.Now().UnixMilli() {
 			t.Errorf("the status of a breaker forced open is %+v", s)
 		}
-		b.Force(sale.BreakerForcedOpen, 10*time.Minute, "longer")
+		b.force(sale.BreakerForcedOpen, 10*time.Minute, "longer")
 		told.want(t, false)
 		pass(10*time.Minute - time.Millisecond)
 		wantState(t, b, "open", false)
@@ -303,7 +303,7 @@ func TestBreakerForcedModes(t *testing.T) {
 		told.want(t, false, true)
 
 		// Forced closed, failures pass and are not counted.
-		b.Force(sale.BreakerForcedClosed, 0, "we know better")
+		b.force(sale.BreakerForcedClosed, 0, "we know better")
 		told.want(t, false, true)
 		for range 50 {
 			if !do(b, errAway) {
@@ -312,7 +312,7 @@ func TestBreakerForcedModes(t *testing.T) {
 		}
 		pass(24 * time.Hour)
 		wantState(t, b, "closed", true)
-		b.Force(sale.BreakerAuto, 0, "ignored")
+		b.force(sale.BreakerAuto, 0, "ignored")
 		wantState(t, b, "closed", true)
 		// Nobody counted meanwhile: whoever keeps a view has to look again.
 		told.want(t, false, true, true)
@@ -326,7 +326,7 @@ func TestBreakerForcedClosedOverAnOpenOne(t *testing.T) {
 		cfg.Changed = told.told
 		b := newBreaker(t, cfg)
 		doAll(b, errAway, errAway, errAway, errAway, errAway)
-		b.Force(sale.BreakerForcedClosed, time.Millisecond, "a try")
+		b.force(sale.BreakerForcedClosed, time.Millisecond, "a try")
 		if !do(b, nil) {
 			t.Error("a breaker forced closed refused a call")
 		}
@@ -346,6 +346,7 @@ func TestBreakerTellsInOrder(t *testing.T) {
 	for range 200 {
 		var told changes
 		cfg := config()
+		cfg.ProbeAfter = time.Hour // in real time: what opened stays open
 		cfg.Changed = told.told
 		b := newBreaker(t, cfg)
 		var wg sync.WaitGroup
@@ -353,9 +354,9 @@ func TestBreakerTellsInOrder(t *testing.T) {
 		for range 3 {
 			wg.Go(func() {
 				for range 20 {
-					b.Force(sale.BreakerForcedOpen, 0, "")
-					b.Force(sale.BreakerAuto, 0, "")
-					b.Force(sale.BreakerForcedClosed, time.Nanosecond, "")
+					b.force(sale.BreakerForcedOpen, 0, "")
+					b.force(sale.BreakerAuto, 0, "")
+					b.force(sale.BreakerForcedClosed, time.Nanosecond, "")
 					b.Usable()
 				}
 			})
@@ -382,7 +383,7 @@ func TestPanel(t *testing.T) {
 	if s := p.Breakers(); len(s) != 2 || s[0].Name != "redis" || s[1].Name != "ledger" {
 		t.Errorf("the panel shows %+v", s)
 	}
-	s, err := p.ForceBreaker("ledger", sale.BreakerForcedOpen, time.Minute, "drill")
+	s, err := p.ForceBreaker("ledger", sale.BreakerForcedOpen, time.Hour, "drill")
 	if err != nil || s.State != "open" || s.Mode != sale.BreakerForcedOpen {
 		t.Errorf("forcing the ledger's breaker open gave %+v, %v", s, err)
 	}

@@ -110,13 +110,13 @@ func TestGuards(t *testing.T) {
 			t.Run(c.name+", "+method, func(t *testing.T) {
 				b, unguarded := newBreaker(t, config()), slices.Contains(c.unguarded, method)
 				guard := c.guard(b)
-				b.Force(sale.BreakerForcedOpen, 0, "")
+				b.force(sale.BreakerForcedOpen, 0, "")
 				before := behind.calls
 				err := callByName(t.Context(), guard, method)
 				if called := behind.calls > before; called != unguarded || errors.Is(err, sale.ErrNotCalled) == unguarded {
 					t.Errorf("behind an open breaker: called %t, %v", called, err)
 				}
-				b.Force(sale.BreakerAuto, 0, "")
+				b.force(sale.BreakerAuto, 0, "")
 				for range config().Consecutive {
 					if err := callByName(t.Context(), guard, method); !unguarded && !errors.Is(err, errAway) {
 						t.Errorf("%v, want the dependency's own error", err)
@@ -134,7 +134,7 @@ func TestGuardedBacklogIsUsableWhenBothAre(t *testing.T) {
 	for _, c := range []struct{ connected, closed bool }{{true, true}, {true, false}, {false, true}} {
 		b := newBreaker(t, config())
 		if !c.closed {
-			b.Force(sale.BreakerForcedOpen, 0, "")
+			b.force(sale.BreakerForcedOpen, 0, "")
 		}
 		if got := GuardBacklog(fakeBacklog{usable: c.connected}, b).Usable(); got != (c.connected && c.closed) {
 			t.Errorf("%+v: usable %t", c, got)

@@ -23,7 +23,7 @@ func (p Panel) Breakers() []sale.BreakerStatus {
 func (p Panel) ForceBreaker(name string, mode sale.BreakerMode, d time.Duration, reason string) (sale.BreakerStatus, error) {
 	for _, b := range p {
 		if b.cfg.Name == name {
-			b.Force(mode, d, reason)
+			b.force(mode, d, reason)
 			return b.Status(), nil
 		}
 	}

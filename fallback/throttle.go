@@ -11,7 +11,7 @@ import (
 
 // Throttle paces claims that go around the shield, so that the ledger is never asked
 // for more than it can do. Waiting claims stand in one line, whatever their SKU. It is
-// a token bucket kept as one time: looking whether a turn comes soon enough and taking
+// a token bucket kept as one time: looking whether a turn comes soon enough and reserving
 // it are one step, so that a refusal leaves no trace in the line, and a batch may be
 // larger than the burst.
 type Throttle struct {
@@ -65,7 +65,7 @@ func (t *Throttle) Wait(ctx context.Context, n int, deadline time.Time) error {
 	}
 }
 
-// reserve takes the next turn, unless it comes after the deadline, and returns how far
+// reserve reserves the next turn, unless it comes after the deadline, and returns how far
 // away it is.
 func (t *Throttle) reserve(n int, deadline time.Time) (time.Duration, bool) {
 	t.mu.Lock()
@@ -82,15 +82,4 @@ func (t *Throttle) reserve(n int, deadline time.Time) (time.Duration, bool) {
 	}
 	t.full = full
 	return turn.Sub(now), true
-}
-
-// Delay is how long a claim that came now would wait.
-func (t *Throttle) Delay() time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	if !t.full.After(now) {
-		return 0
-	}
-	return max(0, t.full.Add(t.worth(1)-t.slack).Sub(now))
 }

@@ -112,8 +112,8 @@ func TestThrottleRefusalsLeaveNoTrace(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if d := th.Delay(); d > 0 {
-		t.Errorf("after nothing but refusals the next claim would wait %s", d)
+	if delay, ok := th.reserve(1, time.Now()); !ok || delay > 0 {
+		t.Errorf("after nothing but refusals the next claim would wait %s", delay)
 	}
 }
 
@@ -217,23 +217,5 @@ func TestThrottleNeverPassesItsRate(t *testing.T) {
 			}
 			wg.Wait()
 		})
-	})
-}
-
-func TestThrottleDelay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		th := newThrottle(t, 100, 10)
-		if d := th.Delay(); d != 0 {
-			t.Errorf("the delay of an unused throttle is %s", d)
-		}
-		go th.Wait(t.Context(), 59, far()) //nolint:errcheck // joined by the bubble
-		synctest.Wait()
-		if d := th.Delay(); d != 500*time.Millisecond {
-			t.Errorf("behind 49 claims and as the first of the next it would wait %s, want 500ms", d)
-		}
-		pass(time.Second)
-		if d := th.Delay(); d != 0 {
-			t.Errorf("the delay of a rested throttle is %s", d)
-		}
 	})
 }

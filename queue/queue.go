@@ -16,30 +16,19 @@ import (
 	"flashgate/sale"
 )
 
-// Config holds the knobs of a Queue.
+// Config is what configs says of queues, under the same names.
 type Config struct {
-	// Capacity is how many claims may wait per SKU. Too low: bursts that could have
-	// been served in time are turned away. Too high: claims wait only to time out.
+	// Capacity is how many claims may wait per SKU.
 	Capacity int
-	// MaxBatch is the most claims one batch holds. Too low: every call to the shield
-	// and every commit carries little. Too high: the first of a batch waits for the
-	// last, and scripts block Redis for longer.
+	// MaxBatch is the most claims of one batch.
 	MaxBatch int
-	// Inflight is how many batches of a SKU may be between queue and verdict at a
-	// time. Too low: the SKU idles while the ledger flushes. Too high: batches shrink
-	// and their number grows, which costs more than it gains.
+	// Inflight is how many batches of a SKU may be between queue and verdict at a time.
 	Inflight int
-	// MaxAge is how long a claim may wait undecided before it is rejected. Too low:
-	// honest waits are cut off. Too high: buyers wait for answers they no longer
-	// want, and tentative units stay tentative for longer.
+	// MaxAge is how long a claim may wait undecided before it is rejected.
 	MaxAge time.Duration
-	// Linger is how long a SKU's last goroutine outlives its last claim. Too low: every
-	// claim of a slow SKU pays for a goroutine and a call to the shield of its own to
-	// confirm it. Too high: goroutines of idle SKUs pile up.
+	// Linger is how long a SKU's last goroutine outlives its last claim.
 	Linger time.Duration
-	// DrainTimeout bounds the draining after Run's context ends. Too low: waiting
-	// buyers hear "shutting down" instead of a verdict. Too high: a stuck dependency
-	// keeps the process from ending.
+	// DrainTimeout bounds the draining after Run's context ends.
 	DrainTimeout time.Duration
 	Registerer   prometheus.Registerer
 }
