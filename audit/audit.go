@@ -3,7 +3,7 @@
 //
 // It may run beside a sale. What is on its way at that moment is told apart from what
 // is wrong: by reading things in an order in which nothing can be missing that should
-// be there, where there is one, and else by looking again.
+// be there, where there is one, and else by looking again. See DESIGN.md.
 package audit
 
 import (
@@ -15,23 +15,24 @@ import (
 	"flashgate/sale"
 )
 
-// Config holds the knobs of an Auditor. Zero takes the default that a comment names.
+// Config is what an Auditor needs to know.
 type Config struct {
-	// Findings is how many findings of each check are reported. Too low hides how bad it
-	// is, too high buries it. Default 100.
-	Findings int
 	// MaxOrders bounds the orders whose events are in memory at once, about 40 bytes
-	// each; with more orders than that the stream is read several times. Default 1<<20.
+	// each; with more orders than that the stream is read several times.
 	MaxOrders int
-	// Looks is how often a shield that seems wrong is looked at, Pause apart, before it
-	// is believed to be. Too few, or too close together, take for wrong what is on its
-	// way. Defaults 5 and 700 ms.
-	Looks int
-	Pause time.Duration
-	// Tentative is the age at which units that nobody has settled count as forgotten:
-	// what is promised of them is 15 s. Default 16 s.
-	Tentative time.Duration
 }
+
+const (
+	// So many findings of each check are reported: fewer hide how bad it is, more bury it.
+	maxFindings = 100
+	// A shield that seems wrong is looked at so often, lookPause apart, before it is
+	// believed to be. Fewer looks, or closer ones, mistake for wrong what is on its way.
+	shieldLooks = 4
+	lookPause   = 500 * time.Millisecond
+	// Units that nobody has settled count as forgotten at this age: what is promised of
+	// them is 15 s.
+	forgottenAfter = 16 * time.Second
+)
 
 // Ledger is what an Auditor reads of the truth. Errors wrap sale.ErrUnavailable.
 type Ledger interface {
@@ -81,13 +82,17 @@ type Shield interface {
 	Copies(ctx context.Context, sku string) ([]sale.ShieldCopy, error)
 }
 
-// Auditor audits. It may be used by any goroutine; audits take turns.
+// Auditor audits. It may be used by any goroutine; audits come one after the other.
 type Auditor struct {
 	cfg     Config
 	ledger  Ledger
 	shield  Shield
 	results Results
 	turn    chan struct{}
+
+	// The constants above, but for tests.
+	findings, looks int
+	pause           time.Duration
 }
 
 // errNotConfigured is why a check was not made that nobody wanted.
@@ -99,21 +104,13 @@ func New(cfg Config, ledger Ledger, shield Shield, results Results) (*Auditor, e
 	if ledger == nil {
 		return nil, errors.New("audit: no ledger")
 	}
-	orDefault(&cfg.Findings, 100)
-	orDefault(&cfg.MaxOrders, 1<<20)
-	orDefault(&cfg.Looks, 4)
-	orDefault(&cfg.Pause, 500*time.Millisecond)
-	orDefault(&cfg.Tentative, 16*time.Second)
-	if cfg.Findings < 1 || cfg.MaxOrders < 2 || cfg.Looks < 1 || cfg.Pause < 0 || cfg.Tentative < 0 {
-		return nil, errors.New("audit: bounds must be positive")
+	if cfg.MaxOrders < 2 {
+		return nil, errors.New("audit: there must be room for the events of two orders or more")
 	}
-	return &Auditor{cfg: cfg, ledger: ledger, shield: shield, results: results, turn: make(chan struct{}, 1)}, nil
-}
-
-func orDefault[T int | time.Duration](field *T, value T) {
-	if *field == 0 {
-		*field = value
-	}
+	return &Auditor{
+		cfg: cfg, ledger: ledger, shield: shield, results: results, turn: make(chan struct{}, 1),
+		findings: maxFindings, looks: shieldLooks, pause: lookPause,
+	}, nil
 }
 
 // Audit makes all checks. A check that could not be made, because its part is away or
@@ -127,7 +124,7 @@ func (a *Auditor) Audit(ctx context.Context) (Report, error) {
 		return Report{}, fmt.Errorf("audit: %w: another one is under way: %w", sale.ErrUnavailable, ctx.Err())
 	}
 	r := Report{At: a.ledger.Now()}
-	err := a.ledger.Checks(ctx, a.cfg.Findings, func(c sale.Checked) error {
+	err := a.ledger.Checks(ctx, a.findings, func(c sale.Checked) error {
 		r.Checks = append(r.Checks, Check{Checked: c})
 		return nil
 	})
@@ -141,7 +138,7 @@ func (a *Auditor) Audit(ctx context.Context) (Report, error) {
 
 // add adds a finding to the check, within the bound.
 func (a *Auditor) add(c *Check, f sale.Finding) {
-	if len(c.Findings) >= a.cfg.Findings {
+	if len(c.Findings) >= a.findings {
 		c.More = true
 		return
 	}

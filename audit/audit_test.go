@@ -21,7 +21,7 @@ func TestNothingIsFoundWhereNothingIsWrong(t *testing.T) {
 	w.publish(40)
 	w.ack(20)
 	for _, most := range []int{2, 7, 1000} {
-		f, r := found(t, w.auditor(t, func(c *Config) { c.MaxOrders = most }))
+		f, r := found(t, w.auditor(t, func(a *Auditor) { a.cfg.MaxOrders = most }))
 		if len(f) != 0 || !r.OK() || r.Orders != 60 || r.SKUs != 1 {
 			t.Errorf("%d orders in memory: %v, %+v", most, f, r)
 		}
@@ -107,7 +107,7 @@ func TestEachCheckFindsItsOwn(t *testing.T) {
 			all := w.fill(24)
 			w.publishAll()
 			tc.how(w, all)
-			f, r := found(t, w.auditor(t, func(c *Config) { c.MaxOrders = most }))
+			f, r := found(t, w.auditor(t, func(a *Auditor) { a.cfg.MaxOrders = most }))
 			if tc.none && len(f) != 0 || !tc.none && (len(f) != 1 || f[tc.check] != 1) {
 				t.Errorf("%s (%d in memory): found %v", tc.name, most, f)
 			}
@@ -182,7 +182,7 @@ func TestWhatIsOnItsWayIsNotFound(t *testing.T) {
 			}
 		}
 		most := rapid.SampledFrom([]int{2, 10, 1000}).Draw(rt, "most")
-		f, _ := found(t, w.auditor(t, func(c *Config) { c.MaxOrders, c.Looks = most, looks }))
+		f, _ := found(t, w.auditor(t, func(a *Auditor) { a.cfg.MaxOrders, a.looks = most, looks }))
 		if len(f) != 0 {
 			rt.Fatalf("found %v", f)
 		}
@@ -217,7 +217,7 @@ func TestFindingsAreBounded(t *testing.T) {
 	w.publishAll()
 	w.stream = nil
 	for bound, more := range map[int]bool{5: true, 29: true, 30: false} {
-		f, r := found(t, w.auditor(t, func(c *Config) { c.Findings = bound }))
+		f, r := found(t, w.auditor(t, func(a *Auditor) { a.findings = bound }))
 		if f["results_published"] != bound {
 			t.Errorf("%v", f)
 		}
@@ -242,7 +242,7 @@ func TestPartsThatAreAway(t *testing.T) {
 		f, r := found(t, w.auditor(t))
 		notMade := 0
 		for _, c := range r.Checks {
-			if c.NotMade != "" {
+			if c.notMade != "" {
 				notMade++
 			}
 		}
@@ -255,15 +255,18 @@ func TestPartsThatAreAway(t *testing.T) {
 	if _, err := w.auditor(t).Audit(context.Background()); !errors.Is(err, sale.ErrUnavailable) {
 		t.Error(err)
 	}
-	a, err := New(Config{}, newWorld(), nil, nil)
+	a, err := New(Config{MaxOrders: 2}, newWorld(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if f, r := found(t, a); len(f) != 6 || !r.OK() || !r.Warned() {
 		t.Errorf("%v", f)
 	}
-	if _, err := New(Config{}, nil, nil, nil); err == nil {
+	if _, err := New(Config{MaxOrders: 2}, nil, nil, nil); err == nil {
 		t.Error("no ledger, no error")
+	}
+	if _, err := New(Config{}, newWorld(), nil, nil); err == nil {
+		t.Error("no room for orders, no error")
 	}
 }
 
@@ -290,8 +293,8 @@ func TestReport(t *testing.T) {
 		{Checked: sale.Checked{Check: "one", Promise: "p", More: true, Findings: []sale.Finding{
 			{SKU: "shoe", Detail: "a"}, {OrderID: id, Detail: "b"}, {SKU: "shoe", OrderID: id, Detail: `c "x"`}, {Detail: "d"},
 		}}},
-		{Checked: sale.Checked{Check: "two", Promise: "p"}, NotMade: "nats is away"},
-		{Checked: sale.Checked{Check: "three", Promise: "p", Findings: []sale.Finding{{SKU: "shoe", Detail: "e"}}}, Warning: true},
+		{Checked: sale.Checked{Check: "two", Promise: "p"}, notMade: "nats is away"},
+		{Checked: sale.Checked{Check: "three", Promise: "p", Findings: []sale.Finding{{SKU: "shoe", Detail: "e"}}}, warning: true},
 	}}
 	var b strings.Builder
 	if err := r.WriteText(&b); err != nil {

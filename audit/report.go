@@ -21,15 +21,15 @@ type Report struct {
 // Check is one invariant and what was found against it.
 type Check struct {
 	sale.Checked
-	// Warning says that what is found breaks no promise: it is about the shield, which
+	// warning says that what is found breaks no promise: it is about the shield, which
 	// may be wrong at any time and is never believed.
-	Warning bool
-	// NotMade says why the check could not be made, else it is empty.
-	NotMade string
+	warning bool
+	// notMade says why the check could not be made, else it is empty.
+	notMade string
 }
 
 // OK reports whether the check was made and found nothing.
-func (c *Check) OK() bool { return len(c.Findings) == 0 && c.NotMade == "" }
+func (c *Check) OK() bool { return len(c.Findings) == 0 && c.notMade == "" }
 
 // OK reports whether no promise is broken, as far as all that had to be looked at was.
 func (r *Report) OK() bool {
@@ -44,9 +44,9 @@ func (r *Report) count() (broken, notMade, warnings int) {
 		c := &r.Checks[i]
 		switch {
 		case c.OK():
-		case c.Warning:
+		case c.warning:
 			warnings++
-		case c.NotMade != "":
+		case c.notMade != "":
 			notMade++
 		default:
 			broken++
@@ -67,7 +67,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	for i := range r.Checks {
 		c := &r.Checks[i]
 		prefix := c.Check + ": "
-		if c.Warning {
+		if c.warning {
 			prefix = "warning: " + prefix
 		}
 		for _, f := range c.Findings {
@@ -80,8 +80,8 @@ func (r *Report) WriteText(w io.Writer) error {
 				return err
 			}
 		}
-		if c.NotMade != "" {
-			if _, err := fmt.Fprintf(w, "%snot checked: %s\n", prefix, c.NotMade); err != nil {
+		if c.notMade != "" {
+			if _, err := fmt.Fprintf(w, "%snot checked: %s\n", prefix, c.notMade); err != nil {
 				return err
 			}
 		}
@@ -137,7 +137,7 @@ func (r *Report) AppendJSON(b []byte) []byte {
 
 func (c *Check) appendJSON(b []byte) []byte {
 	level := "error"
-	if c.Warning {
+	if c.warning {
 		level = "warning"
 	}
 	b = append(b, `{"name":`...)
@@ -148,9 +148,9 @@ func (c *Check) appendJSON(b []byte) []byte {
 	b = append(b, level...)
 	b = append(b, `","ok":`...)
 	b = strconv.AppendBool(b, c.OK())
-	if c.NotMade != "" {
+	if c.notMade != "" {
 		b = append(b, `,"not_made":`...)
-		b = sale.AppendString(b, c.NotMade)
+		b = sale.AppendString(b, c.notMade)
 	}
 	if c.More {
 		b = append(b, `,"more":true`...)

@@ -12,18 +12,20 @@ import (
 	"flashgate/sale"
 )
 
-// RestoreConfig holds the knobs of a Restorer. Zero takes the default that a comment
-// names.
+// RestoreConfig is what a Restorer needs to know.
 type RestoreConfig struct {
-	// MaxHeld bounds the orders that are in memory because the ledger lacks them, about
-	// 500 bytes each. With more than that the earliest half is put back before the rest
-	// of the stream is read. Default 200,000.
-	MaxHeld int
-	// Chunk is how many orders are offered to the ledger at once. Default 1,000.
-	Chunk int
 	// DryRun only says what the ledger lacks.
 	DryRun bool
 }
+
+const (
+	// So many orders may be in memory because the ledger lacks them, about 500 bytes
+	// each. With more than that the earliest half is put back before the rest of the
+	// stream is read.
+	maxLost = 200_000
+	// So many orders are offered to the ledger at once: a transaction of moderate size.
+	restoreChunk = 1000
+)
 
 // RestoreLedger is the ledger that may have lost orders.
 type RestoreLedger interface {
@@ -68,19 +70,16 @@ type Restorer struct {
 	cfg     RestoreConfig
 	ledger  RestoreLedger
 	results Results
+
+	maxLost, chunk int // the constants above, but for tests
 }
 
 // NewRestorer validates and starts nothing.
 func NewRestorer(cfg RestoreConfig, ledger RestoreLedger, results Results) (*Restorer, error) {
-	orDefault(&cfg.MaxHeld, 200_000)
-	orDefault(&cfg.Chunk, 1000)
-	if cfg.MaxHeld < 2 || cfg.Chunk < 1 {
-		return nil, errors.New("restore: bounds must be positive")
-	}
 	if ledger == nil || results == nil {
 		return nil, errors.New("restore: needs a ledger and the results stream")
 	}
-	return &Restorer{cfg, ledger, results}, nil
+	return &Restorer{cfg, ledger, results, maxLost, restoreChunk}, nil
 }
 
 // lost is an order that the ledger lacks, in the latest status read so far.
@@ -124,8 +123,8 @@ func (r *restoration) read(ctx context.Context) error {
 		if err := r.note(ctx, orders); err != nil {
 			return err
 		}
-		if len(r.lost) >= r.cfg.MaxHeld {
-			return r.flush(ctx, r.cfg.MaxHeld/2)
+		if len(r.lost) >= r.maxLost {
+			return r.flush(ctx, r.maxLost/2)
 		}
 		return ctx.Err()
 	})
@@ -173,7 +172,7 @@ func lacks(has, published *sale.Order) bool {
 // flush offers the ledger the n orders that were published first.
 func (r *restoration) flush(ctx context.Context, n int) error {
 	list := slices.SortedFunc(maps.Values(r.lost), func(a, b *lost) int { return cmp.Compare(a.turn, b.turn) })[:n]
-	for chunk := range slices.Chunk(list, r.cfg.Chunk) {
+	for chunk := range slices.Chunk(list, r.chunk) {
 		if err := r.offer(ctx, chunk); err != nil {
 			return err
 		}

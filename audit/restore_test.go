@@ -50,11 +50,14 @@ func (s *shelf) RestoreOrders(_ context.Context, orders []sale.Order) ([]sale.Re
 	return results, nil
 }
 
-func (s *shelf) restore(t testing.TB, cfg RestoreConfig) (Restoration, []Restored) {
+func (s *shelf) restore(t testing.TB, cfg RestoreConfig, change ...func(*Restorer)) (Restoration, []Restored) {
 	t.Helper()
 	r, err := NewRestorer(cfg, s, streamed{s.world})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, fn := range change {
+		fn(r)
 	}
 	var told []Restored
 	sum, err := r.Run(context.Background(), func(x Restored) error { told = append(told, x); return nil })
@@ -90,15 +93,14 @@ func TestRestorePutsBackWhatWasPublished(t *testing.T) {
 			}
 		}
 		s := &shelf{world: w, units: 1000}
-		cfg := RestoreConfig{MaxHeld: rapid.SampledFrom([]int{2, 5, 1000}).Draw(rt, "held"), Chunk: rapid.IntRange(1, 50).Draw(rt, "chunk")}
-		cfg.DryRun = true
-		sum, told := s.restore(t, cfg)
-		if len(s.asked) != 0 || sum.Done != 0 || sum.Failed != 0 || sum.Lacked < lacked || len(told) != sum.Lacked || (cfg.MaxHeld == 1000 && sum.Lacked != lacked) {
+		most, chunk := rapid.SampledFrom([]int{2, 5, 1000}).Draw(rt, "most"), rapid.IntRange(1, 50).Draw(rt, "chunk")
+		bounds := func(r *Restorer) { r.maxLost, r.chunk = most, chunk }
+		sum, told := s.restore(t, RestoreConfig{DryRun: true}, bounds)
+		if len(s.asked) != 0 || sum.Done != 0 || sum.Failed != 0 || sum.Lacked < lacked || len(told) != sum.Lacked || (most == 1000 && sum.Lacked != lacked) {
 			rt.Fatalf("dry run: %+v of %d", sum, lacked)
 		}
-		cfg.DryRun = false
-		sum, told = s.restore(t, cfg)
-		if sum.Failed != 0 || sum.Done < lacked || (cfg.MaxHeld == 1000 && sum.Done != lacked) || (lacked > 0) != slices.Equal(sum.SKUs, []string{"shoe"}) {
+		sum, told = s.restore(t, RestoreConfig{}, bounds)
+		if sum.Failed != 0 || sum.Done < lacked || (most == 1000 && sum.Done != lacked) || (lacked > 0) != slices.Equal(sum.SKUs, []string{"shoe"}) {
 			rt.Fatalf("%+v of %d", sum, lacked)
 		}
 		for _, r := range told {
@@ -111,7 +113,7 @@ func TestRestorePutsBackWhatWasPublished(t *testing.T) {
 				rt.Fatalf("%+v, was %+v", w.orders[o.ID], o)
 			}
 		}
-		if again, _ := s.restore(t, cfg); again.Lacked != 0 {
+		if again, _ := s.restore(t, RestoreConfig{}, bounds); again.Lacked != 0 {
 			rt.Fatalf("again: %+v", again)
 		}
 	})
@@ -119,7 +121,7 @@ func TestRestorePutsBackWhatWasPublished(t *testing.T) {
 
 // TestRestoreServesTheEarliest: where units are too few, who was first has them.
 func TestRestoreServesTheEarliest(t *testing.T) {
-	for _, held := range []int{2, 4, 1000} {
+	for _, most := range []int{2, 4, 1000} {
 		w := newWorld()
 		var ids []sale.OrderID
 		for range 10 {
@@ -129,9 +131,9 @@ func TestRestoreServesTheEarliest(t *testing.T) {
 		}
 		w.publishAll()
 		s := &shelf{world: w, units: 6}
-		sum, told := s.restore(t, RestoreConfig{MaxHeld: held, Chunk: 3})
+		sum, told := s.restore(t, RestoreConfig{}, func(r *Restorer) { r.maxLost, r.chunk = most, 3 })
 		if !slices.Equal(s.asked, ids) || sum.Done != 6 || sum.Failed != 4 {
-			t.Errorf("%d held: %+v", held, sum)
+			t.Errorf("%d in memory: %+v", most, sum)
 		}
 		for i, r := range told {
 			if r.OK() != (i < 6) || (i >= 6 && r.Result != sale.RestoreNoStock) {

@@ -127,7 +127,7 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) {
 	}
 	for _, check := range []*Check{&c.published, &c.known, &c.order, &c.messages} {
 		if err != nil {
-			check.NotMade, check.Warning = err.Error(), a.results == nil
+			check.notMade, check.warning = err.Error(), a.results == nil
 		}
 		r.Checks = append(r.Checks, *check)
 	}
@@ -202,7 +202,7 @@ func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
 		if pending {
 			h.pending |= event
 		} else {
-			if why := c.outOfOrder(h.seen, event, o); why != "" && len(c.wrong) <= c.a.cfg.Findings {
+			if why := c.outOfOrder(h.seen, event, o); why != "" && len(c.wrong) <= c.a.findings {
 				c.wrong[o.ID] = why
 			}
 			h.seen |= event

@@ -36,7 +36,7 @@ type suspect struct {
 
 func (a *Auditor) checkShield(ctx context.Context, r *Report) {
 	check := func(name, promise string) Check {
-		return Check{Warning: true, Checked: sale.Checked{Check: name, Promise: promise}}
+		return Check{warning: true, Checked: sale.Checked{Check: name, Promise: promise}}
 	}
 	units := check("shield_units", "units left in the shield = (total - reserved) - what ledger and shield have of orders, each once")
 	tentative := check("shield_tentative", "what is tentative in the shield is settled within 15 s")
@@ -45,7 +45,7 @@ func (a *Auditor) checkShield(ctx context.Context, r *Report) {
 		err = a.lookAtShield(ctx, r, &units, &tentative)
 	}
 	if err != nil {
-		units.NotMade, tentative.NotMade = err.Error(), err.Error()
+		units.notMade, tentative.notMade = err.Error(), err.Error()
 	}
 	r.Checks = append(r.Checks, units, tentative)
 }
@@ -69,8 +69,8 @@ func (a *Auditor) lookAtShield(ctx context.Context, r *Report, units, tentative 
 			suspects = append(suspects, suspect{sku, l})
 		}
 	}
-	for n := 1; n < a.cfg.Looks && len(suspects) > 0; n++ {
-		if err := pause(ctx, a.cfg.Pause); err != nil {
+	for n := 1; n < a.looks && len(suspects) > 0; n++ {
+		if err := pause(ctx, a.pause); err != nil {
 			return err
 		}
 		kept := suspects[:0]
@@ -167,7 +167,7 @@ func (a *Auditor) look(ctx context.Context, sku string) (copyLook, error) {
 		l.left += c.Left
 		for _, t := range c.Tentative {
 			ids[t.ID] += t.Quantity
-			if t.Age > a.cfg.Tentative {
+			if t.Age > forgottenAfter {
 				if l.forgotten == nil {
 					l.forgotten = make(map[sale.OrderID]sale.Tentative)
 				}

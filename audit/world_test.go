@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -273,15 +272,15 @@ func (w *world) Copies(context.Context, string) ([]sale.ShieldCopy, error) {
 }
 
 // auditor makes an auditor that does not wait.
-func (w *world) auditor(t testing.TB, change ...func(*Config)) *Auditor {
+func (w *world) auditor(t testing.TB, change ...func(*Auditor)) *Auditor {
 	t.Helper()
-	cfg := Config{Pause: time.Nanosecond}
-	for _, fn := range change {
-		fn(&cfg)
-	}
-	a, err := New(cfg, w, w, streamed{w})
+	a, err := New(Config{MaxOrders: 1 << 20}, w, w, streamed{w})
 	if err != nil {
 		t.Fatal(err)
+	}
+	a.pause = 0
+	for _, fn := range change {
+		fn(a)
 	}
 	return a
 }

@@ -104,7 +104,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if a.queue, err = queue.New(queueConfig(cfg, reg), a.checkout); err != nil {
 		return nil, err
 	}
-	auditor, err := audit.New(audit.Config{}, auditedLedger{a.ledger}, a.shield, auditedResults{a.nats, a.backlog})
+	auditor, err := audit.New(audit.Config{MaxOrders: 1 << 20}, auditedLedger{a.ledger}, a.shield, auditedResults{a.nats, a.backlog})
 	if err != nil {
 		return nil, err
 	}
