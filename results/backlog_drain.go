@@ -47,7 +47,7 @@ func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
 		return nil
 	}
 	d := &drain{backlog: b, stream: stream, settle: settle, stuck: make(map[string]error)}
-	err = b.conn.read(ctx, BacklogStream, jetstream.ConsumerConfig{}, readPage, func(page []jetstream.Msg) error { return d.page(ctx, page) })
+	err = b.conn.read(ctx, backlogStream, jetstream.ConsumerConfig{}, readPage, func(page []jetstream.Msg) error { return d.page(ctx, page) })
 	if err != nil && (!errors.Is(err, errStale) || d.settled == 0) {
 		return fmt.Errorf("drain: %w", err)
 	}
@@ -196,7 +196,7 @@ func (b *Backlog) Units(ctx context.Context, sku string) (int64, error) {
 		return 0, nil
 	}
 	var units int64
-	err = b.conn.read(ctx, BacklogStream, jetstream.ConsumerConfig{FilterSubject: backlogPrefix + sku, HeadersOnly: true}, readPage, func(page []jetstream.Msg) error {
+	err = b.conn.read(ctx, backlogStream, jetstream.ConsumerConfig{FilterSubject: backlogPrefix + sku, HeadersOnly: true}, readPage, func(page []jetstream.Msg) error {
 		for _, msg := range page {
 			units += parkedUnits(msg.Headers())
 		}
@@ -212,7 +212,7 @@ func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.conn.askTimeout)
 	defer cancel()
-	stream, err := b.conn.js.Stream(ctx, BacklogStream)
+	stream, err := b.conn.js.Stream(ctx, backlogStream)
 	if err != nil {
 		return nil, err
 	}
@@ -234,9 +234,9 @@ func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
 func (b *Backlog) stream(ctx context.Context) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.conn.askTimeout)
 	defer cancel()
-	s, err := b.conn.js.Stream(ctx, BacklogStream)
+	s, err := b.conn.js.Stream(ctx, backlogStream)
 	if err != nil {
-		return nil, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, BacklogStream, err)
+		return nil, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, backlogStream, err)
 	}
 	return s, nil
 }

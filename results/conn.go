@@ -186,8 +186,8 @@ func (c *Conn) Ping(ctx context.Context) error {
 	if !c.Connected() {
 		return fmt.Errorf("nats: %w", nats.ErrDisconnected)
 	}
-	if _, err := c.js.Stream(ctx, Stream); err != nil {
-		return fmt.Errorf("nats stream %s: %w", Stream, err)
+	if _, err := c.js.Stream(ctx, resultsStream); err != nil {
+		return fmt.Errorf("nats stream %s: %w", resultsStream, err)
 	}
 	return nil
 }

@@ -106,7 +106,7 @@ type stored struct {
 func readAll(t *testing.T, c *Conn) []stored {
 	t.Helper()
 	ctx := patient(t)
-	s, err := c.js.Stream(ctx, Stream)
+	s, err := c.js.Stream(ctx, resultsStream)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,7 @@
 // refusals for whoever watches (Stats). Claims that wait for the ledger's return are
 // kept there too (Backlog). It is the only package that knows NATS, and the whole of it
 // may be away without harm: the outbox keeps what is not acknowledged, and without a
-// ledger and a backlog nobody is promised anything.
+// ledger and a backlog nobody is promised anything. See DESIGN.md.
 //
 // A message is a JSON array of CloudEvents 1.0, all of one SKU and kind, in stream
 // FLASHGATE:

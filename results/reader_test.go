@@ -38,14 +38,14 @@ func TestEachEvent(t *testing.T) {
 		case i%3 == 0:
 			o := sold("shoe", strconv.Itoa(i), 1)
 			o.Coupon = "TEN"
-			put(Subject("shoe", sale.KindCouponRedeem), Encode(sale.KindCouponRedeem, []sale.Order{o}), "coupons.redeem 1")
+			put(subjectOf("shoe", sale.KindCouponRedeem), Encode(sale.KindCouponRedeem, []sale.Order{o}), "coupons.redeem 1")
 		default:
 			sku := "sku" + strconv.Itoa(i%7)
 			orders := make([]sale.Order, 1+i%40)
 			for n := range orders {
 				orders[n] = sold(sku, fmt.Sprint(i, "-", n), 1)
 			}
-			put(Subject(sku, sale.KindReserved), Encode(sale.KindReserved, orders), fmt.Sprint("results.reserved ", len(orders)))
+			put(subjectOf(sku, sale.KindReserved), Encode(sale.KindReserved, orders), fmt.Sprint("results.reserved ", len(orders)))
 		}
 	}
 	e, err := c.Extent(t.Context())
@@ -82,7 +82,7 @@ func TestEachEvent(t *testing.T) {
 		t.Error(err)
 	}
 	// What was dropped is not read, and known to be missing.
-	s, err := c.js.Stream(ctx, Stream)
+	s, err := c.js.Stream(ctx, resultsStream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestEachEvent(t *testing.T) {
 	if e, err := c.Extent(t.Context()); err != nil || e.Last != messages || e.Since < began {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if err := c.js.DeleteStream(ctx, Stream); err != nil {
+	if err := c.js.DeleteStream(ctx, resultsStream); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := c.Extent(t.Context()); err != nil || e != (Extent{}) {
@@ -143,7 +143,7 @@ func TestEachEventThroughBrokenConnections(t *testing.T) {
 		for k := range o {
 			o[k] = sold("shoe", fmt.Sprint(i, "-", k), 1)
 		}
-		if _, err := c.js.Publish(patient(t), Subject("shoe", sale.KindReserved), Encode(sale.KindReserved, o)); err != nil {
+		if _, err := c.js.Publish(patient(t), subjectOf("shoe", sale.KindReserved), Encode(sale.KindReserved, o)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -56,7 +56,7 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 	cfg := &c.cfg.Streams
 	return []jetstream.StreamConfig{
 		{
-			Name:        Stream,
+			Name:        resultsStream,
 			Description: "Every state change of every order, and what other services have to do about it.",
 			// The refusal counts on flashgate.stats are not kept.
 			Subjects:   []string{"flashgate.results.>", "flashgate.coupons.>", "flashgate.inventory.>", "flashgate.payments.>"},
@@ -67,7 +67,7 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			Duplicates: c.duplicates,
 		},
 		{
-			Name:        BacklogStream,
+			Name:        backlogStream,
 			Description: "Claims that were admitted while the ledger was away, until it decides them.",
 			Subjects:    []string{backlogPrefix + "*"},
 			Storage:     jetstream.FileStorage,

@@ -11,8 +11,8 @@ import (
 
 // The streams and the subjects of what is not in them.
 const (
-	Stream        = "FLASHGATE"
-	BacklogStream = "FLASHGATE_BACKLOG"
+	resultsStream = "FLASHGATE"
+	backlogStream = "FLASHGATE_BACKLOG"
 
 	resultsPrefix = "results."
 	statsPrefix   = "flashgate.stats."
@@ -22,8 +22,8 @@ const (
 // contentType is CloudEvents' batched JSON.
 const contentType = "application/cloudevents-batch+json"
 
-// Subject is where an outbox row of this SKU and kind is published.
-func Subject(sku string, kind sale.Kind) string {
+// subjectOf is where an outbox row of this SKU and kind is published.
+func subjectOf(sku string, kind sale.Kind) string {
 	if status, ok := strings.CutPrefix(string(kind), resultsPrefix); ok {
 		return "flashgate.results." + sku + "." + status
 	}
@@ -35,7 +35,7 @@ var contentTypeHeader = []string{contentType}
 // message is an outbox row as it goes over the wire.
 func message(row *sale.OutboxRow) *nats.Msg {
 	return &nats.Msg{
-		Subject: Subject(row.SKU, row.Kind),
+		Subject: subjectOf(row.SKU, row.Kind),
 		Header: nats.Header{
 			nats.MsgIdHdr:  []string{hex.EncodeToString(row.MsgID[:])},
 			"Content-Type": contentTypeHeader,

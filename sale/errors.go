@@ -6,7 +6,7 @@ import (
 )
 
 // Sentinels of the infrastructure. The edge maps each to one status and code; every
-// one of them means that nothing was decided about the claim it answers.
+// one of them but ErrUnknown means that nothing was decided about the claim it answers.
 var (
 	ErrUnavailable     = errors.New("a dependency is away")                                               // 503 unavailable
 	ErrDegraded        = errors.New("the throttled way around is full")                                   // 503 degraded

@@ -80,7 +80,7 @@ func TestHashRequest(t *testing.T) {
 	}
 	seen := map[RequestHash]string{}
 	for _, q := range []int64{1, 2, 11, 1000} {
-		for _, c := range []string{"", "1", "11", "A", strings.Repeat("x", MaxCouponLen)} {
+		for _, c := range []string{"", "1", "11", "A", strings.Repeat("x", maxCouponLen)} {
 			h, what := HashRequest(q, c), fmt.Sprint(q, c)
 			if other, ok := seen[h]; ok {
 				t.Errorf("%s and %s have one hash", what, other)
@@ -99,7 +99,8 @@ func TestNames(t *testing.T) {
 		parse func(string) (int, error)
 	}{
 		{"status", int(StatusRejected), func(i int) string { return Status(i).String() }, func(s string) (int, error) { v, err := ParseStatus(s); return int(v), err }},
-		{"outcome", int(Queued), func(i int) string { return Outcome(i).String() }, func(s string) (int, error) { v, err := ParseOutcome(s); return int(v), err }},
+		{"outcome", int(Queued), func(i int) string { return Outcome(i).String() }, func(s string) (int, error) { return parseName(outcomeNames[:], s, "outcome") }},
+		{"payment outcome", int(PaymentFailed), func(i int) string { return PaymentOutcome(i).String() }, func(s string) (int, error) { v, err := ParsePaymentOutcome(s); return int(v), err }},
 		{"state", int(StateClosed), func(i int) string { return SaleState(i).String() }, func(s string) (int, error) { v, err := ParseSaleState(s); return int(v), err }},
 		{"heat", int(HeatCold), func(i int) string { return Heat(i).String() }, func(s string) (int, error) { v, err := ParseHeat(s); return int(v), err }},
 		{"mode", int(BreakerForcedClosed), func(i int) string { return BreakerMode(i).String() }, func(s string) (int, error) { v, err := ParseBreakerMode(s); return int(v), err }},

@@ -17,7 +17,7 @@ const (
 	Closed               // closed by an operator, or after closes_at
 	LimitReached         // the buyer's units would pass the SKU's per-user limit
 	SoldOut              // fewer units left than asked for
-	TimedOut             // waited undecided for longer than queue.max_age
+	TimedOut             // waited undecided for longer than queue.max_age, or parked for longer than backlog.max_wait
 	Queued               // parked in the durable backlog; its verdict comes later
 )
 
@@ -29,12 +29,6 @@ var outcomeNames = [...]string{
 
 // String is its name, as it is stored and shown.
 func (o Outcome) String() string { return nameOf(outcomeNames[:], int(o)) }
-
-// ParseOutcome reads an outcome's name.
-func ParseOutcome(s string) (Outcome, error) {
-	n, err := parseName(outcomeNames[:], s, "outcome")
-	return Outcome(n), err
-}
 
 // Refusal reports whether the outcome says no to the claim.
 func (o Outcome) Refusal() bool { return o >= Conflict && o <= TimedOut }

@@ -2,8 +2,8 @@ package sale
 
 import "fmt"
 
-// MaxEventIDLen bounds the name a payment provider gives an event.
-const MaxEventIDLen = 255
+// maxEventIDLen bounds the name a payment provider gives an event.
+const maxEventIDLen = 255
 
 // Payment is what a payment provider says happened to an order's payment. The event's
 // id makes it recognisable: the same id is the same payment, however often it comes.
@@ -17,8 +17,8 @@ type Payment struct {
 
 // Validate refuses an event that could not be recorded.
 func (p *Payment) Validate() error {
-	if len(p.EventID) == 0 || len(p.EventID) > MaxEventIDLen || !visible(p.EventID) {
-		return fmt.Errorf("event_id must be 1..%d visible ASCII characters", MaxEventIDLen)
+	if len(p.EventID) == 0 || len(p.EventID) > maxEventIDLen || !visible(p.EventID) {
+		return fmt.Errorf("event_id must be 1..%d visible ASCII characters", maxEventIDLen)
 	}
 	return nil
 }

@@ -8,9 +8,9 @@ import (
 
 // Limits of the domain. Everything from outside is held against them at the edge.
 const (
-	MaxSKULen    = 64
-	MaxUserLen   = 128
-	MaxCouponLen = 128
+	maxSKULen    = 64
+	maxUserLen   = 128
+	maxCouponLen = 128
 	MaxTitleLen  = 200
 	MaxQuantity  = 1000
 	// MaxStock keeps every sum of units far from overflow.
@@ -152,8 +152,8 @@ func (s Stock) Validate() error {
 // ValidateSKUName refuses names that are not safe in URLs, Redis keys and NATS
 // subjects alike: [A-Za-z0-9_-]{1,64}.
 func ValidateSKUName(s string) error {
-	if len(s) == 0 || len(s) > MaxSKULen {
-		return fmt.Errorf("sku must have 1..%d characters", MaxSKULen)
+	if len(s) == 0 || len(s) > maxSKULen {
+		return fmt.Errorf("sku must have 1..%d characters", maxSKULen)
 	}
 	for i := range len(s) {
 		c := s[i]
@@ -166,16 +166,16 @@ func ValidateSKUName(s string) error {
 
 // ValidateUser refuses user ids that are not 1-128 visible ASCII characters.
 func ValidateUser(s string) error {
-	if len(s) == 0 || len(s) > MaxUserLen || !visible(s) {
-		return fmt.Errorf("user id must be 1..%d visible ASCII characters", MaxUserLen)
+	if len(s) == 0 || len(s) > maxUserLen || !visible(s) {
+		return fmt.Errorf("user id must be 1..%d visible ASCII characters", maxUserLen)
 	}
 	return nil
 }
 
 // ValidateCoupon refuses coupons that are not visible ASCII; empty means none.
 func ValidateCoupon(s string) error {
-	if len(s) > MaxCouponLen || !visible(s) {
-		return fmt.Errorf("coupon must be at most %d visible ASCII characters", MaxCouponLen)
+	if len(s) > maxCouponLen || !visible(s) {
+		return fmt.Errorf("coupon must be at most %d visible ASCII characters", maxCouponLen)
 	}
 	return nil
 }
