@@ -213,7 +213,7 @@ type Queue struct {
 	Inflight int `yaml:"inflight"`
 	// MaxAge is how long a claim may wait undecided. Too low: short disturbances become
 	// timeouts. Too high: buyers wait for what will not come. reconcile.grace must be
-	// longer than it.
+	// longer by what a commit may be retried.
 	MaxAge time.Duration `yaml:"max_age"`
 	// Linger is how long the goroutine of a SKU outlives its last claim. Too low: each
 	// claim of a slow seller costs a goroutine, and a call of its own to confirm it.
@@ -228,8 +228,8 @@ type Fallback struct {
 	// Too high: the ledger is overwhelmed just when it must carry everything; all
 	// gateways together should stay below what it was measured to take.
 	Rate float64 `yaml:"rate"`
-	// Burst is how many may go at once. Too low: batches are cut small. Too high: the
-	// first second after a failure hits the ledger unthrottled.
+	// Burst is how many may go at once. Too low: every batch waits. Too high: the first
+	// second after a failure hits the ledger unthrottled.
 	Burst int `yaml:"burst"`
 }
 
@@ -355,11 +355,12 @@ func Default(mode Mode) Config {
 		},
 		Payments:  Payments{Tolerance: 5 * time.Minute},
 		Backlog:   Backlog{MaxWait: 5 * time.Minute, Capacity: 1_000_000},
-		Reconcile: Reconcile{Period: 2 * time.Second, Grace: 8*time.Second + commitRetries + time.Second},
+		Reconcile: Reconcile{Period: 2 * time.Second},
 		Direct:    Direct{Lock: "none"},
 		Log:       Log{Level: "info", Format: "json"},
 		PayWithin: 15 * time.Minute,
 	}
+	c.Reconcile.Grace = c.usualGrace()
 	if mode == Dev {
 		c.Server.Listen = "127.0.0.1:8080"
 		c.Server.TrustedProxies = []string{"127.0.0.0/8", "::1"}
@@ -370,3 +371,6 @@ func Default(mode Mode) Config {
 	}
 	return c
 }
+
+// usualGrace leaves a second between a commit's last retry and the reconciler's look.
+func (c *Config) usualGrace() time.Duration { return c.Queue.MaxAge + commitRetries + time.Second }

@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/env/v2"
@@ -196,7 +195,7 @@ func (l *loader) derive() {
 		c.Queue.MaxBatch = max(1, min(c.Queue.MaxBatch, c.Queue.Capacity))
 	}
 	if !l.given["reconcile.grace"] {
-		c.Reconcile.Grace = c.Queue.MaxAge + commitRetries + time.Second
+		c.Reconcile.Grace = c.usualGrace()
 	}
 	c.Server.Wait = min(c.Server.Wait, c.Queue.MaxAge)
 }

@@ -23,31 +23,6 @@ func write(t testing.TB, name, text string) string {
 	return path
 }
 
-func TestSampleIsCompleteAndTellsTheDefaults(t *testing.T) {
-	c, err := configs.Check(configs.Serve, "flashgate.yaml", nil)
-	if err != nil {
-		t.Fatalf("the sample is refused:\n%v", err)
-	}
-	// What the sample must give because there is no default, or shows by example.
-	c.Admin.Key, c.Auth.JWT.Secret, c.Ledger.DSN, c.NATS.URL = "", "", "", ""
-	c.Redis.Addrs, c.Server.TrustedProxies = nil, nil
-	c.Payments.WebhookSecrets = nil
-	if want := configs.Default(configs.Serve); !reflect.DeepEqual(c, want) {
-		t.Errorf("the sample differs from the defaults:\n%s\nwant\n%s", c.Print(false), want.Print(false))
-	}
-
-	sample, err := os.ReadFile("flashgate.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range strings.Split(string(configs.Default(configs.Serve).Print(true)), "\n") {
-		key, _, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if !strings.Contains(string(sample), key) {
-			t.Errorf("the sample does not mention %q", key)
-		}
-	}
-}
-
 func TestDefaultsOfTheDesign(t *testing.T) {
 	c := configs.Default(configs.Serve)
 	redis := configs.Breaker{FailureRatio: 0.5, MinCalls: 20, Window: 5 * time.Second, Consecutive: 5, OpenFor: time.Second}
