@@ -130,7 +130,11 @@ func TestNATSRestartsWhileParkingAndDraining(t *testing.T) {
 		}
 		t.Error("the backlog is never drained")
 	})
-	<-read
+	select {
+	case <-read:
+	case <-time.After(testenv.Patience):
+		t.Error("nothing is read of the backlog")
+	}
 	n.Restart(t)
 	close(restarted)
 	draining.Wait()
