@@ -54,7 +54,7 @@ func TestTokens(t *testing.T) {
 	}
 	base := JWT{Secret: string(secret)}
 	strict := JWT{Secret: string(secret), Issuer: "shop", Audience: "sale", RequireExpiry: true}
-	good := hs(jwt.MapClaims{"sub": "ann", "exp": in(time.Minute)})
+	good := hs(jwt.MapClaims{"sub": "ann", "exp": in(time.Hour)})
 	for name, x := range map[string]struct {
 		cfg   JWT
 		field string
@@ -65,13 +65,13 @@ func TestTokens(t *testing.T) {
 		"HS512":            {base, "Bearer " + signed(t, jwt.SigningMethodHS512, secret, jwt.MapClaims{"sub": "ann"}), "ann"},
 		"no expiry":        {base, hs(jwt.MapClaims{"sub": "ann"}), "ann"},
 		"expiry required":  {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "shop", "aud": "sale"}), ""},
-		"all required":     {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "shop", "aud": []string{"x", "sale"}, "exp": in(time.Minute)}), "ann"},
-		"other issuer":     {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "else", "aud": "sale", "exp": in(time.Minute)}), ""},
-		"other audience":   {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "shop", "aud": "else", "exp": in(time.Minute)}), ""},
+		"all required":     {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "shop", "aud": []string{"x", "sale"}, "exp": in(time.Hour)}), "ann"},
+		"other issuer":     {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "else", "aud": "sale", "exp": in(time.Hour)}), ""},
+		"other audience":   {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "shop", "aud": "else", "exp": in(time.Hour)}), ""},
 		"expired":          {base, hs(jwt.MapClaims{"sub": "ann", "exp": in(-time.Minute)}), ""},
 		"within leeway":    {base, hs(jwt.MapClaims{"sub": "ann", "exp": in(-10 * time.Second)}), "ann"},
 		"not yet":          {base, hs(jwt.MapClaims{"sub": "ann", "nbf": in(time.Hour)}), ""},
-		"no subject":       {base, hs(jwt.MapClaims{"exp": in(time.Minute)}), ""},
+		"no subject":       {base, hs(jwt.MapClaims{"exp": in(time.Hour)}), ""},
 		"odd subject":      {base, hs(jwt.MapClaims{"sub": "a b"}), ""},
 		"long subject":     {base, hs(jwt.MapClaims{"sub": strings.Repeat("a", 129)}), ""},
 		"other secret":     {JWT{Secret: "another"}, good, ""},
@@ -96,7 +96,7 @@ func TestTokenAlgorithms(t *testing.T) {
 	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
 	ecKey, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	edPublic, edKey, _ := ed25519.GenerateKey(rand.Reader)
-	claims := jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Minute).Unix()}
+	claims := jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix()}
 	for name, x := range map[string]struct {
 		public crypto.PublicKey
 		key    any

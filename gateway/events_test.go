@@ -1,13 +1,11 @@
 package gateway
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,133 +15,6 @@ import (
 	"flashgate/internal/testenv"
 	"flashgate/sale"
 )
-
-// told is one event as a client reads it.
-type told struct{ name, id, data, retry, comment string }
-
-// follower is a client of an event stream.
-type follower struct {
-	t     *testing.T
-	conn  net.Conn
-	br    *bufio.Reader // of the connection
-	resp  *http.Response
-	lines *bufio.Reader // of the stream
-}
-
-// follow asks for the stream of an order on a connection of its own.
-func (r *running) follow(t *testing.T, id sale.OrderID, header ...string) *follower {
-	t.Helper()
-	f := &follower{t: t, conn: r.dial(t)}
-	f.br = bufio.NewReader(f.conn)
-	raw := "GET /v1/orders/" + id.String() + "/events HTTP/1.1\r\nHost: a\r\nX-User-ID: ann\r\n"
-	if len(header) > 0 {
-		raw += strings.Join(header, "\r\n") + "\r\n"
-	}
-	if _, err := io.WriteString(f.conn, raw+"\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if f.resp, err = http.ReadResponse(f.br, nil); err != nil {
-		t.Fatal(err)
-	}
-	// Closing the body alone would read the stream to its end.
-	t.Cleanup(func() { _, _ = f.conn.Close(), f.resp.Body.Close() })
-	f.lines = bufio.NewReader(f.resp.Body)
-	return f
-}
-
-// block reads up to the next empty line; false is the end of the stream.
-func (f *follower) block() (e told, ok bool) {
-	f.t.Helper()
-	for {
-		line, err := f.lines.ReadString('\n')
-		if errors.Is(err, io.EOF) && line == "" {
-			return e, false
-		}
-		if err != nil {
-			f.t.Fatalf("reading the stream: %v after %q", err, line)
-		}
-		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		value = strings.TrimPrefix(value, " ")
-		switch {
-		case line == "\n":
-			return e, true
-		case name == "":
-			e.comment = line
-		case name == "event":
-			e.name = value
-		case name == "id":
-			e.id = value
-		case name == "data":
-			e.data = value
-		case name == "retry":
-			e.retry = value
-		default:
-			f.t.Fatalf("what is %q?", line)
-		}
-	}
-}
-
-// next reads the next event, passing over heartbeats and what is no event.
-func (f *follower) next() told {
-	f.t.Helper()
-	for {
-		e, ok := f.block()
-		if !ok {
-			f.t.Fatal("the stream has ended")
-		}
-		if e.name != "" {
-			return e
-		}
-	}
-}
-
-func (f *follower) order(id sale.OrderID, status string) {
-	f.t.Helper()
-	e := f.next()
-	for e.name == "position" { // of a moment before
-		e = f.next()
-	}
-	if e.name != "order" || e.id != id.String()+"/"+status || !strings.Contains(e.data, `"status":"`+status+`"`) || !strings.HasPrefix(e.data, `{"order_id":"`+id.String()) {
-		f.t.Fatalf("got %+v, want the order to be %s", e, status)
-	}
-}
-
-func (f *follower) nowhere() {
-	f.t.Helper()
-	if e := f.next(); e.name != "position" || e.data != `{"eta_seconds":0,"eta_known":false}` {
-		f.t.Errorf("got %+v, want no place that is known", e)
-	}
-}
-
-// ended reads to the end and returns the last retry.
-func (f *follower) ended() (retry string) {
-	f.t.Helper()
-	for {
-		e, ok := f.block()
-		if !ok {
-			return retry
-		}
-		if e.name != "" {
-			f.t.Fatalf("after the end: %+v", e)
-		}
-		if e.retry != "" {
-			retry = e.retry
-		}
-	}
-}
-
-func (g *Gateway) openStreams() int {
-	g.streams.mu.Lock()
-	defer g.streams.mu.Unlock()
-	return g.streams.open
-}
-
-func quick(c *Config) { c.Heartbeat = 20 * time.Millisecond }
-
-func annsClaim() *sale.Claim {
-	return &sale.Claim{ID: sale.DeriveOrderID("phone", "ann", "k"), SKU: "phone", User: "ann", Quantity: 2}
-}
 
 // The whole way: a place in the line, the verdict, and payment.
 func TestEvents(t *testing.T) {
@@ -202,8 +73,8 @@ func TestEventsRejected(t *testing.T) {
 	_, _ = r.queue.Join(claim, true)
 	a, b := r.follow(t, claim.ID), r.follow(t, claim.ID)
 	_, _ = a.next(), b.next()
-	r.queue.forget(claim.ID)
 	r.shield.keep(sale.Rejected(claim, sale.SoldOut))
+	r.queue.forget(claim.ID)
 	for _, f := range []*follower{a, b} {
 		e := f.next()
 		if e.name != "order" || !strings.Contains(e.data, `"status":"rejected","reason":"sold_out"`) {
@@ -284,54 +155,86 @@ func TestEventsRefused(t *testing.T) {
 // There are so many streams and no more, and one buyer cannot have them all. One that
 // is closed makes room once a heartbeat has failed.
 func TestEventsAreBounded(t *testing.T) {
-	r := serve(t, func(c *Config) { quick(c); c.MaxStreams, c.MaxStreamsPerUser = 3, 2 })
-	o := r.sold()
-	id := sale.DeriveOrderID("phone", "bob", "k")
-	bobs := o
-	bobs.ID, bobs.User, bobs.Version = id, "bob", 1
-	r.ledger.put(bobs, sale.StatusReserved)
-	get := func(id sale.OrderID, user string) reply {
-		return r.buyer(t, call{method: "GET", path: "/v1/orders/" + id.String() + "/events", header: []string{"X-User-ID", user}})
-	}
-	first, second := r.follow(t, o.ID), r.follow(t, o.ID)
-	first.order(o.ID, "reserved")
-	second.order(o.ID, "reserved")
-	get(o.ID, "ann").check(t, 429, "rate_limited")
-	c := r.dial(t)
-	_, _ = io.WriteString(c, "GET /v1/orders/"+id.String()+"/events HTTP/1.1\r\nHost: a\r\nX-User-ID: bob\r\n\r\n")
-	testenv.Eventually(t, func() bool { return r.g.openStreams() == 3 }, "bob follows")
-	get(id, "bob").check(t, 503, "unavailable")
-	_ = first.conn.Close()
-	testenv.Eventually(t, func() bool { return r.g.openStreams() == 2 }, "the closed one is noticed")
-	r.follow(t, o.ID).order(o.ID, "reserved")
-	_, _ = c.Close(), second.conn.Close()
+	synctest.Test(t, func(t *testing.T) {
+		r := servePipes(t, func(c *Config) { c.MaxStreams, c.MaxStreamsPerUser = 3, 2 })
+		o := r.sold()
+		id := sale.DeriveOrderID("phone", "bob", "k")
+		bobs := o
+		bobs.ID, bobs.User, bobs.Version = id, "bob", 1
+		r.ledger.put(bobs, sale.StatusReserved)
+		get := func(id sale.OrderID, user string) reply {
+			return r.buyer(t, call{method: "GET", path: "/v1/orders/" + id.String() + "/events", header: []string{"X-User-ID", user}})
+		}
+		first, second := r.follow(t, o.ID), r.follow(t, o.ID)
+		first.order(o.ID, "reserved")
+		second.order(o.ID, "reserved")
+		get(o.ID, "ann").check(t, 429, "rate_limited")
+		c := r.dial(t)
+		_, _ = io.WriteString(c, "GET /v1/orders/"+id.String()+"/events HTTP/1.1\r\nHost: a\r\nX-User-ID: bob\r\n\r\n")
+		synctest.Wait()
+		if n := r.g.openStreams(); n != 3 {
+			t.Fatalf("%d streams are open, want 3", n)
+		}
+		get(id, "bob").check(t, 503, "unavailable")
+		_ = first.conn.Close()
+		time.Sleep(r.g.cfg.Heartbeat)
+		synctest.Wait()
+		if n := r.g.openStreams(); n >= 3 {
+			t.Errorf("%d streams are open: the closed one was not noticed", n)
+		}
+		r.follow(t, o.ID).order(o.ID, "reserved")
+	})
 }
 
 // Silence is broken by comments, so long streams outlive the time in which an answer
 // has to be written.
 func TestEventsHeartbeat(t *testing.T) {
-	r := serve(t, func(c *Config) { quick(c); c.WriteTimeout = 60 * time.Millisecond })
-	o := r.sold()
-	f := r.follow(t, o.ID)
-	f.order(o.ID, "reserved")
-	began := time.Now()
-	for beats := 0; beats < 10 || time.Since(began) < 5*r.g.cfg.WriteTimeout+slack; beats++ {
-		if e, ok := f.block(); !ok || e.comment != ":\n" {
-			t.Fatalf("%+v", e)
+	synctest.Test(t, func(t *testing.T) {
+		r := servePipes(t, nil)
+		o := r.sold()
+		f := r.follow(t, o.ID)
+		f.order(o.ID, "reserved")
+		for range 10 {
+			began := time.Now()
+			if e, ok := f.block(); !ok || e.comment != ":\n" || time.Since(began) != r.g.cfg.Heartbeat {
+				t.Fatalf("%+v after %v", e, time.Since(began))
+			}
 		}
-	}
-	r.ledger.put(o, sale.StatusExpired)
-	f.order(o.ID, "expired")
+		r.ledger.put(o, sale.StatusExpired)
+		f.order(o.ID, "expired")
+	})
+}
+
+// A client that does not read is cut off when a write has waited for long enough.
+func TestEventsUnread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := servePipes(t, nil)
+		f := r.follow(t, r.sold().ID)
+		synctest.Wait()
+		began := time.Now()
+		testenv.Eventually(t, func() bool { return r.g.openStreams() == 0 }, "the stream is given up")
+		if took := time.Since(began); took > r.g.cfg.WriteTimeout+r.g.cfg.Heartbeat+slack {
+			t.Errorf("given up after %v", took)
+		}
+		_ = f.conn.Close()
+	})
 }
 
 // A stream ends when its time is over, and its client comes back.
 func TestEventsLifetime(t *testing.T) {
-	r := serve(t, func(c *Config) { quick(c); c.StreamLifetime = 100 * time.Millisecond })
-	o := r.sold()
-	f := r.follow(t, o.ID)
-	f.order(o.ID, "reserved")
-	f.ended()
-	r.follow(t, o.ID, "Last-Event-ID: "+o.ID.String()+"/reserved").ended()
+	synctest.Test(t, func(t *testing.T) {
+		r := servePipes(t, nil)
+		o := r.sold()
+		f := r.follow(t, o.ID)
+		f.order(o.ID, "reserved")
+		began := time.Now()
+		f.ended()
+		most := r.g.cfg.StreamLifetime + r.g.cfg.Heartbeat
+		if took := time.Since(began); took < r.g.cfg.StreamLifetime*7/8-time.Second || took > most {
+			t.Errorf("ended after %v, want at most %v", took, most)
+		}
+		r.follow(t, o.ID, "Last-Event-ID: "+o.ID.String()+"/reserved").ended()
+	})
 }
 
 // A drain ends streams, tells their clients when to come back, and does not wait for
@@ -428,46 +331,4 @@ func TestEventsWriting(t *testing.T) {
 			t.Errorf("something is left: %+v", s)
 		}
 	})
-}
-
-// A stream is little beside its connection.
-func TestMemoryOfStreams(t *testing.T) {
-	if testing.Short() {
-		t.Skip("opens thousands of connections; run without -short")
-	}
-	const clients, most = 4000, 20 << 10
-	r := serve(t, func(c *Config) { c.MaxStreamsPerUser = clients })
-	var ids []sale.OrderID
-	for i := range clients {
-		c := annsClaim()
-		c.ID = sale.DeriveOrderID("phone", "ann", fmt.Sprint(i))
-		ids = append(ids, c.ID)
-		r.ledger.put(sale.NewOrder(c, testSKU("phone"), 0, testNow), sale.StatusReserved)
-	}
-	in := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc + m.StackInuse
-	}
-	before, goroutines := in(), runtime.NumGoroutine()
-	for _, id := range ids {
-		c, err := net.Dial("tcp", r.g.BuyersAddr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if _, err := fmt.Fprintf(c, "GET /v1/orders/%s/events HTTP/1.1\r\nHost: a\r\nX-User-ID: ann\r\n\r\n", id); err != nil {
-			t.Fatal(err)
-		}
-	}
-	testenv.Eventually(t, func() bool { return r.g.openStreams() == clients }, "all are followed")
-	each := (in() - before) / clients
-	t.Logf("%d bytes and %.2f goroutines per stream, its client included", each, float64(runtime.NumGoroutine()-goroutines)/clients)
-	if each > most && !underRace {
-		t.Errorf("%d bytes per stream, want at most %d", each, most)
-	}
-	if n := runtime.NumGoroutine() - goroutines; n > clients+clients/100 {
-		t.Errorf("%d goroutines for %d streams", n, clients)
-	}
 }

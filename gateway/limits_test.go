@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -87,29 +88,31 @@ func TestLimitsAtTheEdge(t *testing.T) {
 		"global": func(l *Limits) { l.Global = one },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, func(c *Config) { set(&c.Limits) })
-			w.queue.rule = reserved
-			if r := w.buyer(t, purchase("")); r.status != 201 {
-				t.Fatalf("%d %s", r.status, r.body)
-			}
-			r := w.buyer(t, purchase(""))
-			r.check(t, 429, "rate_limited")
-			if r.header("RateLimit-Policy") != fmt.Sprintf("%q;q=1;w=2", name) || !strings.HasPrefix(r.header("RateLimit"), fmt.Sprintf("%q;r=0;t=", name)) || r.header("Retry-After") != "2" {
-				t.Errorf("%s | %s | %s", r.header("RateLimit-Policy"), r.header("RateLimit"), r.header("Retry-After"))
-			}
-			if name == "user" {
-				c := call{method: "POST", path: "/v1/skus/phone/orders", header: []string{"X-User-ID", "bob"}}
-				if r := w.buyer(t, c); r.status != 201 {
-					t.Errorf("another buyer: %d", r.status)
+			synctest.Test(t, func(t *testing.T) { // buckets fill by the clock
+				w := newWorld(t, func(c *Config) { set(&c.Limits) })
+				w.queue.rule = reserved
+				if r := w.buyer(t, purchase("")); r.status != 201 {
+					t.Fatalf("%d %s", r.status, r.body)
 				}
-			}
-			if name == "ip" {
-				c := purchase("", "X-Forwarded-For", "198.51.100.1")
-				if r := w.buyer(t, c); r.status != 201 {
-					t.Errorf("another address: %d", r.status)
+				r := w.buyer(t, purchase(""))
+				r.check(t, 429, "rate_limited")
+				if r.header("RateLimit-Policy") != fmt.Sprintf("%q;q=1;w=2", name) || !strings.HasPrefix(r.header("RateLimit"), fmt.Sprintf("%q;r=0;t=", name)) || r.header("Retry-After") != "2" {
+					t.Errorf("%s | %s | %s", r.header("RateLimit-Policy"), r.header("RateLimit"), r.header("Retry-After"))
 				}
-				w.buyer(t, call{method: "GET", path: "/v1/skus/phone"}).check(t, 429, "rate_limited")
-			}
+				if name == "user" {
+					c := call{method: "POST", path: "/v1/skus/phone/orders", header: []string{"X-User-ID", "bob"}}
+					if r := w.buyer(t, c); r.status != 201 {
+						t.Errorf("another buyer: %d", r.status)
+					}
+				}
+				if name == "ip" {
+					c := purchase("", "X-Forwarded-For", "198.51.100.1")
+					if r := w.buyer(t, c); r.status != 201 {
+						t.Errorf("another address: %d", r.status)
+					}
+					w.buyer(t, call{method: "GET", path: "/v1/skus/phone"}).check(t, 429, "rate_limited")
+				}
+			})
 		})
 	}
 }
