@@ -94,7 +94,7 @@ func BenchmarkHandler(b *testing.B) {
 		{"reserved/key", gatewayHandler(b, false, nil), "key-1", 201},
 		{"reserved/limits", gatewayHandler(b, false, func(c *Config) {
 			l := Limit{Rate: 1e12, Burst: 1e9}
-			c.Limits = Limits{User: l, IP: l, SKU: l, Global: l}
+			c.Limits.User, c.Limits.IP, c.Limits.SKU, c.Limits.Global = l, l, l, l
 		}), "", 201},
 		{"soldout", gatewayHandler(b, true, nil), "", 409},
 	} {

@@ -46,8 +46,9 @@ func (l *counted) Accept() (net.Conn, error) {
 		}
 		l.open.Add(-1)
 		l.refused.Inc()
-		// The socket's buffer is empty, so this does not wait.
-		_ = c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+		// The socket's buffer is empty, so this does not wait; the deadline is only for
+		// what is no socket.
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = c.Write(l.busy)
 		_ = c.Close()
 	}

@@ -25,6 +25,15 @@ const (
 	comeBackLast  = 5000
 )
 
+const (
+	// heartbeat is how often a silent stream says that it is alive, which is also how a
+	// client that went away is noticed. Proxies commonly close what is silent for a minute.
+	heartbeat = 15 * time.Second
+	// streamLifetime is when a stream ends at the latest; clients come back by
+	// themselves, and who may follow the order is looked at again.
+	streamLifetime = 15 * time.Minute
+)
+
 // events is GET /v1/orders/{id}/events: a stream of server-sent events. While the claim
 // is queued, "position" says where; "order", with the order's JSON, is its verdict and
 // every later change. An order's event has the id <order id>/<status>: a client that
@@ -133,7 +142,7 @@ func (e *stream) Close() error {
 // latest that of the second heartbeat after.
 func (e *stream) WriteTo(w io.Writer) (written int64, err error) {
 	b := appendRetry(make([]byte, 0, 512), comeBack)
-	beat := e.g.timers.get(e.g.cfg.Heartbeat)
+	beat := e.g.timers.get(heartbeat)
 	defer e.g.timers.put(beat)
 	for {
 		n := e.g.streams.news(e)
@@ -143,7 +152,7 @@ func (e *stream) WriteTo(w io.Writer) (written int64, err error) {
 			b = appendRetry(b, comeBackFirst+rand.Int64N(comeBackLast-comeBackFirst))
 		}
 		if len(b) > 0 {
-			if err := e.conn.SetWriteDeadline(time.Now().Add(e.g.cfg.WriteTimeout)); err != nil {
+			if err := e.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 				return written, err
 			}
 			chunk, err := w.Write(b)
@@ -151,7 +160,7 @@ func (e *stream) WriteTo(w io.Writer) (written int64, err error) {
 			if err != nil {
 				return written, err
 			}
-			beat.Reset(e.g.cfg.Heartbeat)
+			beat.Reset(heartbeat)
 		}
 		if over {
 			return written, nil

@@ -156,7 +156,8 @@ func TestEventsRefused(t *testing.T) {
 // is closed makes room once a heartbeat has failed.
 func TestEventsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := servePipes(t, func(c *Config) { c.MaxStreams, c.MaxStreamsPerUser = 3, 2 })
+		r := servePipes(t, nil)
+		r.g.streams.most, r.g.streams.mostPerUser = 3, 2
 		o := r.sold()
 		id := sale.DeriveOrderID("phone", "bob", "k")
 		bobs := o
@@ -177,7 +178,7 @@ func TestEventsAreBounded(t *testing.T) {
 		}
 		get(id, "bob").check(t, 503, "unavailable")
 		_ = first.conn.Close()
-		time.Sleep(r.g.cfg.Heartbeat)
+		time.Sleep(heartbeat)
 		synctest.Wait()
 		if n := r.g.openStreams(); n >= 3 {
 			t.Errorf("%d streams are open: the closed one was not noticed", n)
@@ -196,7 +197,7 @@ func TestEventsHeartbeat(t *testing.T) {
 		f.order(o.ID, "reserved")
 		for range 10 {
 			began := time.Now()
-			if e, ok := f.block(); !ok || e.comment != ":\n" || time.Since(began) != r.g.cfg.Heartbeat {
+			if e, ok := f.block(); !ok || e.comment != ":\n" || time.Since(began) != heartbeat {
 				t.Fatalf("%+v after %v", e, time.Since(began))
 			}
 		}
@@ -213,7 +214,7 @@ func TestEventsUnread(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		testenv.Eventually(t, func() bool { return r.g.openStreams() == 0 }, "the stream is given up")
-		if took := time.Since(began); took > r.g.cfg.WriteTimeout+r.g.cfg.Heartbeat+slack {
+		if took := time.Since(began); took > writeTimeout+heartbeat+slack {
 			t.Errorf("given up after %v", took)
 		}
 		_ = f.conn.Close()
@@ -229,8 +230,8 @@ func TestEventsLifetime(t *testing.T) {
 		f.order(o.ID, "reserved")
 		began := time.Now()
 		f.ended()
-		most := r.g.cfg.StreamLifetime + r.g.cfg.Heartbeat
-		if took := time.Since(began); took < r.g.cfg.StreamLifetime*7/8-time.Second || took > most {
+		most := streamLifetime + heartbeat
+		if took := time.Since(began); took < streamLifetime*7/8 || took > most {
 			t.Errorf("ended after %v, want at most %v", took, most)
 		}
 		r.follow(t, o.ID, "Last-Event-ID: "+o.ID.String()+"/reserved").ended()
@@ -315,7 +316,7 @@ func TestEventsWriting(t *testing.T) {
 		e.conn = c
 		writes := 0
 		n, err := e.WriteTo(writerFunc(func(b []byte) (int, error) {
-			if want := time.Now().Add(w.g.cfg.WriteTimeout); c.deadlines[writes] != want {
+			if want := time.Now().Add(writeTimeout); c.deadlines[writes] != want {
 				t.Errorf("write %d: the deadline is %v, want %v", writes, c.deadlines[writes], want)
 			}
 			if writes++; writes == 4 {

@@ -15,8 +15,8 @@ import (
 	"flashgate/sale"
 )
 
-// Config holds the knobs of a Gateway. Durations and sizes that are zero take the
-// default that their comment names.
+// Config is what a Gateway is told. Nothing in it has a default here: package configs
+// has them, and says what too little and too much of each does.
 type Config struct {
 	// Listen and AdminListen are host:port of the two listeners; port 0 takes a free
 	// one, which BuyersAddr and OperatorsAddr then tell.
@@ -27,131 +27,61 @@ type Config struct {
 	// OpenMetrics serves /metrics without the key.
 	OpenMetrics bool
 
-	// Wait is how long a purchase waits for its verdict where the request does not
-	// say. Too low: buyers are sent to poll, which costs more than waiting. Too high:
-	// connections are held for nothing. MaxWait cuts it, and what requests ask for.
+	// Wait is how long a purchase waits for its verdict where the request does not say.
 	Wait time.Duration
-	// MaxWait is queue.max_age: after it every claim has its verdict.
+	// MaxWait is queue.max_age, after which every claim has its verdict. It cuts Wait,
+	// and what requests ask for.
 	MaxWait time.Duration
-	// MarkTTL is how long other gateways can learn from the shield that a claim is
-	// queued here. Too low: they say 404 while it still waits. Too high: a claim lost
-	// with its gateway looks queued for that long. Default MaxWait + 2s.
-	MarkTTL time.Duration
-	// VerdictTTL is server.verdict_ttl: how long a refusal that nobody waited for can be
-	// asked for. Too low: buyers who come back late hear 404. Too high: the shield's
-	// memory. Default 10m.
+	// VerdictTTL is how long a refusal that nobody waited for can be asked for.
 	VerdictTTL time.Duration
-	// PayWithin is what a SKU gets for which an operator says nothing. Default
-	// sale.DefaultPayWithin.
+	// PayWithin is what a SKU gets for which an operator says nothing.
 	PayWithin time.Duration
-	// Marks is how many marks may wait to be written. Too low: bursts of 202 are not
-	// marked. Too high: memory. Default 8192.
-	Marks int
-	// CallTimeout bounds reads of ledger and shield for a request. Too low: a slow
-	// moment becomes 503. Too high: requests pile up behind a dead part. Default 2s.
-	CallTimeout time.Duration
 
 	// TrustedProxies are addresses and CIDR prefixes whose X-Forwarded-For and, in
-	// header mode, X-User-ID are believed. Too few: all buyers share the address of the
-	// load balancer. Too many: whoever is in the list can be anybody.
+	// header mode, X-User-ID are believed.
 	TrustedProxies []string
 	Auth           Auth
 	Limits         Limits
 	Payments       Payments
 
-	// BodyLimit is the largest body in bytes. Too low: honest bodies get 413. Too high:
-	// every connection can hold that much memory. Default 16 KiB.
+	// BodyLimit is the largest body in bytes.
 	BodyLimit int
 	// HeaderLimit is the largest request head in bytes, and memory that every open
-	// connection holds. Too low: long tokens get 431. Too high: waiting buyers are
-	// dear. Default 4 KiB.
+	// connection holds.
 	HeaderLimit int
-	// ReadTimeout bounds reading one request. Too low: slow networks are cut off. Too
-	// high: clients that dribble are cheap for an attacker. Default 10s.
+	// ReadTimeout bounds reading one request.
 	ReadTimeout time.Duration
-	// WriteTimeout bounds writing one response. Too low: slow networks are cut off. Too
-	// high: clients that do not read hold their connections. Default 30s.
-	WriteTimeout time.Duration
-	// IdleTimeout closes connections that send nothing. It should exceed the load
-	// balancer's own. Too low: it meets closed connections. Too high: they add up.
-	// Default 75s.
+	// IdleTimeout closes connections that send nothing.
 	IdleTimeout time.Duration
-	// MaxConnections bounds open connections of the buyers' listener. Too low: buyers
-	// are turned away while there is room. Too high: memory or the file limit ends
-	// first. Default 16384.
+	// MaxConnections bounds open connections of the buyers' listener.
 	MaxConnections int
 
-	// MaxStreams bounds open event streams, each of which holds a connection. Too low:
-	// buyers have to poll. Too high: no connection is left to buy with. Default half of
-	// MaxConnections.
-	MaxStreams int
-	// MaxStreamsPerUser bounds those of one buyer. Too low: several tabs are too many.
-	// Too high: a few buyers can take all streams. Default 64.
-	MaxStreamsPerUser int
-	// Heartbeat is how often a silent stream says that it is alive, which is also how a
-	// client that went away is noticed. Too low: work for nothing. Too high: proxies
-	// close silent streams, and clients that are gone keep theirs. Default 15s.
-	Heartbeat time.Duration
-	// StreamLifetime is when a stream ends at the latest; clients come back by
-	// themselves. Too low: they do so all the time. Too high: who may follow an order is
-	// looked at rarely. Default 15m.
-	StreamLifetime time.Duration
-
 	// DrainDelay is how long the buyers' listener goes on serving, with /readyz at 503,
-	// once Run's context has ended. Too low: load balancers send requests to a closed
-	// port. Too high: restarts take longer.
+	// once Run's context has ended.
 	DrainDelay time.Duration
 	// ShutdownTimeout bounds waiting for requests in flight after that. It must exceed
-	// MaxWait, which bounds how long one can take. Default MaxWait + 5s.
+	// MaxWait, which bounds how long one can take.
 	ShutdownTimeout time.Duration
 
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer
-	// Gatherer is what /metrics shows; nil means that there is no /metrics.
-	Gatherer prometheus.Gatherer
+	Logger     *slog.Logger          // nil: nothing is logged
+	Registerer prometheus.Registerer // nil: nothing is counted
+	Gatherer   prometheus.Gatherer   // what /metrics shows; nil: there is no /metrics
 }
 
 func (c *Config) validate() error {
 	switch {
 	case c.AdminKey == "":
 		return errors.New("the operators' key must not be empty")
-	case c.Wait < 0 || c.MaxWait <= 0:
-		return errors.New("wait must not be negative, and max wait must be positive")
-	}
-	orDefault(&c.MarkTTL, c.MaxWait+2*time.Second)
-	orDefault(&c.VerdictTTL, 10*time.Minute)
-	orDefault(&c.PayWithin, sale.DefaultPayWithin)
-	orDefault(&c.Marks, 8192)
-	orDefault(&c.CallTimeout, 2*time.Second)
-	orDefault(&c.BodyLimit, 16<<10)
-	orDefault(&c.HeaderLimit, 4<<10)
-	orDefault(&c.ReadTimeout, 10*time.Second)
-	orDefault(&c.WriteTimeout, 30*time.Second)
-	orDefault(&c.IdleTimeout, 75*time.Second)
-	orDefault(&c.MaxConnections, 16384)
-	orDefault(&c.MaxStreams, max(1, c.MaxConnections/2))
-	orDefault(&c.MaxStreamsPerUser, 64)
-	orDefault(&c.Heartbeat, 15*time.Second)
-	orDefault(&c.StreamLifetime, 15*time.Minute)
-	orDefault(&c.ShutdownTimeout, c.MaxWait+5*time.Second)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	switch {
+	case c.Wait < 0 || c.DrainDelay < 0:
+		return errors.New("wait and drain delay must not be negative")
+	case min(c.MaxWait, c.VerdictTTL, c.PayWithin, c.ReadTimeout, c.IdleTimeout) <= 0:
+		return errors.New("max wait, verdict TTL, pay within, read and idle timeout must be positive")
 	case c.ShutdownTimeout <= c.MaxWait:
 		return errors.New("the shutdown timeout must exceed the max wait")
-	case min(c.MarkTTL, c.VerdictTTL, c.CallTimeout, c.ReadTimeout, c.WriteTimeout, c.IdleTimeout, c.Heartbeat, c.StreamLifetime) < 10*time.Millisecond || c.DrainDelay < 0:
-		return errors.New("a timeout is too short")
-	case c.Marks < 1 || c.BodyLimit < 1 || c.HeaderLimit < 512 || min(c.MaxConnections, c.MaxStreams, c.MaxStreamsPerUser) < 1:
-		return errors.New("a size is too small")
+	case c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1:
+		return errors.New("body limit, header limit or max connections is too small")
 	}
 	return errors.Join(c.Limits.validate(), c.Payments.validate())
-}
-
-func orDefault[T int | time.Duration](field *T, value T) {
-	if *field == 0 {
-		*field = value
-	}
 }
 
 // Queue is the line in front of each SKU.
@@ -274,6 +204,9 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if err := errors.Join(cfg.validate(), deps.validate()); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	trusted, err := parseProxies(cfg.TrustedProxies)
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
@@ -289,14 +222,14 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: cfg.Logger, trusted: trusted, auth: auth,
 		admin: sha256.Sum256([]byte(cfg.AdminKey)), limits: newLimiters(cfg.Limits), metrics: m,
-		problems: staticProblems(), deadlines: newDeadlines(cfg.CallTimeout),
+		problems: staticProblems(), deadlines: newDeadlines(callTimeout),
 	}
 	g.marks = &marks{
-		shield: deps.Shield, ttl: cfg.MarkTTL, verdictTTL: cfg.VerdictTTL, timeout: cfg.CallTimeout,
-		log: cfg.Logger, pending: make(chan *sale.Ticket, cfg.Marks), dropped: m.dropped,
+		shield: deps.Shield, ttl: cfg.MaxWait + markSpare, verdictTTL: cfg.VerdictTTL,
+		log: cfg.Logger, pending: make(chan *sale.Ticket, maxMarks), dropped: m.dropped,
 	}
 	g.streams = newStreams(g)
 	g.buyers = g.newListener("buyers", cfg.Listen, cfg.MaxConnections, g.buyerRoutes())
-	g.operators = g.newListener("operators", cfg.AdminListen, 1024, g.operatorRoutes())
+	g.operators = g.newListener("operators", cfg.AdminListen, operatorConnections, g.operatorRoutes())
 	return g, nil
 }

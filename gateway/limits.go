@@ -16,12 +16,8 @@ import (
 
 // Limit is a token bucket. Rate 0 turns it off.
 type Limit struct {
-	// Rate is requests per second. Too low: honest repeats are turned away. Too high:
-	// one client can take the capacity of many.
-	Rate float64
-	// Burst is how many requests may come at once. Too low: a page that sends a few
-	// calls together is turned away. Too high: the rate means little in a short sale.
-	Burst int
+	Rate  float64 // requests per second
+	Burst int     // how many may come at once
 }
 
 // Limits are the buckets that purchases and reads pass through.
@@ -31,15 +27,10 @@ type Limits struct {
 	SKU    Limit
 	Global Limit
 	// MaxEntries is how many users, addresses and SKUs each are remembered at a time.
-	// Too low: clients are forgotten, and start with a full bucket, before they come
-	// back. Too high: memory, about 200 bytes each. Default 65536.
 	MaxEntries int
 }
 
 func (l *Limits) validate() error {
-	if l.MaxEntries == 0 {
-		l.MaxEntries = 1 << 16
-	}
 	if l.MaxEntries < limitShards {
 		return fmt.Errorf("limits: max_entries must be at least %d", limitShards)
 	}

@@ -118,11 +118,19 @@ func TestLimitsAtTheEdge(t *testing.T) {
 }
 
 func TestLimitsRefuseConfiguration(t *testing.T) {
-	for _, l := range []Limits{
-		{User: Limit{Rate: -1}}, {IP: Limit{Rate: 1}}, {SKU: Limit{Rate: math.NaN(), Burst: 1}}, {Global: Limit{Rate: math.Inf(1), Burst: 1}}, {MaxEntries: 3},
+	for name, spoil := range map[string]func(*Limits){
+		"negative":   func(l *Limits) { l.User.Rate = -1 },
+		"no burst":   func(l *Limits) { l.IP.Rate = 1 },
+		"NaN":        func(l *Limits) { l.SKU = Limit{Rate: math.NaN(), Burst: 1} },
+		"infinite":   func(l *Limits) { l.Global = Limit{Rate: math.Inf(1), Burst: 1} },
+		"no entries": func(l *Limits) { l.MaxEntries = 0 },
 	} {
-		if l.validate() == nil {
-			t.Errorf("%+v was accepted", l)
+		l := Limits{MaxEntries: limitShards}
+		if err := l.validate(); err != nil {
+			t.Fatal(err)
+		}
+		if spoil(&l); l.validate() == nil {
+			t.Errorf("%s was accepted", name)
 		}
 	}
 }

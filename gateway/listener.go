@@ -22,6 +22,15 @@ type listener struct {
 	ln   atomic.Pointer[counted] // nil until listen
 }
 
+const (
+	// writeTimeout bounds writing one response, or one piece of an event stream: a client
+	// on the slowest of networks reads a kilobyte in it, and one that does not read holds
+	// its connection no longer.
+	writeTimeout = 30 * time.Second
+	// operatorConnections bounds the operators' listener: dashboards and scrapers.
+	operatorConnections = 1024
+)
+
 // newListener builds a server over its table of routes. There is no middleware: what
 // every request needs is done by the one wrapper below.
 func (g *Gateway) newListener(name, addr string, most int, routes []route) *listener {
@@ -33,7 +42,7 @@ func (g *Gateway) newListener(name, addr string, most int, routes []route) *list
 		ReadBufferSize:               g.cfg.HeaderLimit,
 		WriteBufferSize:              1 << 10, // an order and its head
 		ReadTimeout:                  g.cfg.ReadTimeout,
-		WriteTimeout:                 g.cfg.WriteTimeout,
+		WriteTimeout:                 writeTimeout,
 		IdleTimeout:                  g.cfg.IdleTimeout,
 		DisablePreParseMultipartForm: true,
 		ErrorHandler:                 g.onError,

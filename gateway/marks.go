@@ -18,13 +18,21 @@ type marks struct {
 	shield     Shield
 	ttl        time.Duration
 	verdictTTL time.Duration
-	timeout    time.Duration
 	log        *slog.Logger
 	pending    chan *sale.Ticket
 	dropped    prometheus.Counter
 }
 
-const marksPerCall = 256
+const (
+	// markSpare is how much longer than its claim can wait a mark lives. A mark that ends
+	// first lets another gateway say 404; a claim that was lost with its gateway looks
+	// queued for as long as its mark lives.
+	markSpare = 2 * time.Second
+	// maxMarks is how many marks may wait to be written: what a Redis that is slow for
+	// half a second holds up at 15,000 answers of 202 a second.
+	maxMarks     = 8192
+	marksPerCall = 256
+)
 
 // add asks for a mark; it never blocks. The ticket must be detached.
 func (m *marks) add(t *sale.Ticket) {
@@ -90,7 +98,7 @@ func (m *marks) write(ctx context.Context, batch []*sale.Ticket) {
 }
 
 func (m *marks) remember(ctx context.Context, orders []sale.Order, ttl time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := m.shield.Remember(ctx, orders, ttl)
 	if err != nil {

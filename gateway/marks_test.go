@@ -70,13 +70,13 @@ func TestMarkDoesNotHideARefusal(t *testing.T) {
 }
 
 func TestMarksNeverBlock(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Marks = 4 })
-	for range 100 { // nobody writes them: the gateway does not run
+	w := newWorld(t, nil)
+	for range maxMarks + 100 { // nobody writes them: the gateway does not run
 		if r := w.buyer(t, purchase("", "Prefer", "respond-async")); r.status != 202 {
 			t.Fatal(r.status)
 		}
 	}
-	if len(w.g.marks.pending) != 4 {
+	if len(w.g.marks.pending) != maxMarks {
 		t.Errorf("%d marks are pending", len(w.g.marks.pending))
 	}
 }

@@ -72,7 +72,8 @@ func TestMemoryOfStreams(t *testing.T) {
 		t.Skip("opens thousands of connections; run without -short")
 	}
 	const clients, most = 4000, 20 << 10
-	r := serve(t, func(c *Config) { c.MaxStreamsPerUser = clients })
+	r := serve(t, nil)
+	r.g.streams.mostPerUser = clients
 	var ids []sale.OrderID
 	for i := range clients {
 		c := annsClaim()

@@ -199,8 +199,10 @@ func TestMetricsAndProfiles(t *testing.T) {
 			t.Errorf("%s: %d", path, r.status)
 		}
 	}
-	if _, err := New(Config{AdminKey: "k", MaxWait: 1, Registerer: registry, Auth: Auth{Mode: AuthHeader}, TrustedProxies: []string{"::1"}, ShutdownTimeout: 2}, w.deps()); err == nil {
-		t.Error("the same metrics twice, or impossible timeouts, were accepted")
+	cfg := testConfig()
+	cfg.Registerer = registry
+	if _, err := New(cfg, w.deps()); err == nil {
+		t.Error("the same metrics twice were accepted")
 	}
 }
 
@@ -228,6 +230,10 @@ func TestNewRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Config, *Deps){
 		"no key":         func(c *Config, _ *Deps) { c.AdminKey = "" },
 		"no max wait":    func(c *Config, _ *Deps) { c.MaxWait = 0 },
+		"no verdict TTL": func(c *Config, _ *Deps) { c.VerdictTTL = 0 },
+		"no connections": func(c *Config, _ *Deps) { c.MaxConnections = 0 },
+		"no entries":     func(c *Config, _ *Deps) { c.Limits.MaxEntries = 0 },
+		"no tolerance":   func(c *Config, _ *Deps) { c.Payments.Tolerance = 0 },
 		"short shutdown": func(c *Config, _ *Deps) { c.ShutdownTimeout = c.MaxWait },
 		"proxy":          func(c *Config, _ *Deps) { c.TrustedProxies = []string{"x"} },
 		"auth":           func(c *Config, _ *Deps) { c.Auth.Mode = "" },

@@ -205,7 +205,7 @@ func TestPaymentLimits(t *testing.T) {
 	w := newWorld(t, func(c *Config) {
 		withPayments(c)
 		once := Limit{Rate: 0.001, Burst: 1}
-		c.Limits = Limits{User: once, IP: once, SKU: once, Global: once}
+		c.Limits.User, c.Limits.IP, c.Limits.SKU, c.Limits.Global = once, once, once, once
 	})
 	w.g.refusing.Store(true) // purchases only
 	o := w.sold()

@@ -18,15 +18,11 @@ type Payments struct {
 	// WebhookSecrets are the keys that events are signed with. Any of them counts, so
 	// that one can be replaced while the other still signs. None: there is no webhook.
 	WebhookSecrets []string
-	// Tolerance is how far an event's time may lie from now, before or after. Too low:
-	// clocks that differ keep payments out until the provider repeats them. Too high:
-	// what somebody recorded can be sent again for longer, which does nothing, since an
-	// event counts once. Default 5m.
+	// Tolerance is how far an event's time may lie from now, before or after.
 	Tolerance time.Duration
 }
 
 func (p *Payments) validate() error {
-	orDefault(&p.Tolerance, 5*time.Minute)
 	if p.Tolerance < time.Second {
 		return errors.New("the payments' tolerance must be at least a second")
 	}

@@ -23,11 +23,16 @@ const (
 	// lostAfter is for how long neither ledger nor shield may know a claim until it
 	// counts as lost.
 	lostAfter = 4 * time.Second
+	// streamsPerUser is far above the tabs of a browser, and far below what could take
+	// all streams from everybody else.
+	streamsPerUser = 64
 )
 
 // streams are the event streams of this gateway and the watch that feeds them.
 type streams struct {
-	g *Gateway
+	g           *Gateway
+	most        int // open streams; every one holds a connection, and half are left to buy with
+	mostPerUser int
 
 	mu      sync.Mutex
 	orders  map[sale.OrderID]*watched
@@ -54,7 +59,10 @@ type watched struct {
 }
 
 func newStreams(g *Gateway) *streams {
-	return &streams{g: g, orders: make(map[sale.OrderID]*watched), users: make(map[string]int)}
+	return &streams{
+		g: g, most: max(1, g.cfg.MaxConnections/2), mostPerUser: streamsPerUser,
+		orders: make(map[sale.OrderID]*watched), users: make(map[string]int),
+	}
 }
 
 // join feeds the stream with what becomes of the order, until it leaves. There is a
@@ -65,9 +73,9 @@ func (s *streams) join(e *stream, found *standing, user string) answer {
 	switch {
 	case s.closing:
 		return shuttingDown
-	case s.open >= s.g.cfg.MaxStreams:
+	case s.open >= s.most:
 		return unavailable
-	case s.users[user] >= s.g.cfg.MaxStreamsPerUser:
+	case s.users[user] >= s.mostPerUser:
 		return rateLimited
 	}
 	w := s.orders[found.order.ID]
@@ -85,9 +93,8 @@ func (s *streams) join(e *stream, found *standing, user string) answer {
 	s.users[user]++
 	s.open++
 	s.g.metrics.streams.Inc()
-	life := s.g.cfg.StreamLifetime
 	e.of, e.wake = w, make(chan struct{}, 1)
-	e.until = time.Now().Add(life - rand.N(life/8+1)) // streams that opened together do not end together
+	e.until = time.Now().Add(streamLifetime - rand.N(streamLifetime/8)) // streams that opened together do not end together
 	return answerOK
 }
 

@@ -176,7 +176,8 @@ func TestLearn(t *testing.T) {
 func TestStreamsBooks(t *testing.T) {
 	outer := t
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(outer, func(c *Config) { c.MaxStreams, c.MaxStreamsPerUser = 12, 4 })
+		w := newWorld(outer, nil)
+		w.g.streams.most, w.g.streams.mostPerUser = 12, 4
 		var open []*stream
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			if len(open) > 0 && rapid.Bool().Draw(t, "leaves") {

@@ -32,7 +32,13 @@ type deadlines struct {
 	current atomic.Pointer[context.Context]
 }
 
-const deadlineTicks = 8
+const (
+	// callTimeout bounds what a request asks of ledger and shield: longer than either is
+	// slow for a moment, and short enough that requests do not pile up behind one that
+	// is away.
+	callTimeout   = 2 * time.Second
+	deadlineTicks = 8
+)
 
 func newDeadlines(timeout time.Duration) *deadlines {
 	d := &deadlines{timeout: timeout}
