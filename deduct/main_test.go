@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func startShield(t interface {
 	Fatal(...any)
 	Error(...any)
 }, addr string, ledger Ledger, change ...func(*Config)) (*Shield, func()) {
-	cfg := Config{Addrs: []string{addr}, DialTimeout: time.Second, ReadTimeout: 5 * time.Second, MaxBatch: MaxBatch, Grace: testGrace}
+	cfg := Config{Addrs: []string{addr}, DialTimeout: testenv.Patience, ReadTimeout: testenv.Patience, MaxBatch: MaxBatch, Grace: testGrace}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -58,8 +59,7 @@ func startShield(t interface {
 
 func startMini(t testing.TB) *miniredis.Miniredis {
 	t.Helper()
-	m := miniredis.RunT(t)
-	return m
+	return miniredis.RunT(t)
 }
 
 func claim(user, key string, quantity int64) *sale.Claim {
@@ -117,4 +117,64 @@ func decide(l *fakeLedger, d sale.Deduction, cs []*sale.Claim) []sale.Settlement
 		outcomes[i] = out[k]
 	}
 	return settlement(d, cs, outcomes, left)
+}
+
+func rebuild(t *testing.T, s *Shield, sku *sale.SKU) {
+	t.Helper()
+	if err := s.Rebuild(context.Background(), sku); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func deduct(t *testing.T, s *Shield, sku *sale.SKU, cs []*sale.Claim, settled ...sale.Settlement) sale.Deduction {
+	t.Helper()
+	d, err := s.Deduct(context.Background(), sku, cs, settled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func left(t *testing.T, s *Shield, sku *sale.SKU) int64 {
+	t.Helper()
+	n, loaded, err := s.Left(context.Background(), sku)
+	if err != nil || !loaded {
+		t.Fatalf("left: loaded %v, %v", loaded, err)
+	}
+	return n
+}
+
+// answers writes a deduction's answers as digits, "-" when not loaded.
+func answers(d sale.Deduction) string {
+	if !d.Loaded {
+		return "-"
+	}
+	var b strings.Builder
+	for _, a := range d.Answers {
+		fmt.Fprint(&b, int(a))
+	}
+	return b.String()
+}
+
+func wantAnswers(t *testing.T, d sale.Deduction, want string) {
+	t.Helper()
+	if got := answers(d); got != want {
+		t.Fatalf("answers %s, want %s", got, want)
+	}
+}
+
+// leftovers are keys in Redis beyond the pointer, hash and tentative batches of the
+// generation in use.
+func leftovers(m *miniredis.Miniredis) (out []string) {
+	for _, key := range m.Keys() {
+		k, ok := parseFamilyKey(key)
+		if !ok {
+			continue
+		}
+		pointer, _ := m.Get(pointerKey(k.tag))
+		if k.kind != "gen" && (k.gen == "" || k.gen != pointer) {
+			out = append(out, key)
+		}
+	}
+	return out
 }

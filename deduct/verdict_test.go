@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"flashgate/internal/testenv"
 	"flashgate/sale"
 )
 
@@ -117,11 +118,10 @@ func TestEmbeddedLetsKeysExpire(t *testing.T) {
 	if err := s.Remember(ctx, []sale.Order{sale.Rejected(c, sale.SoldOut)}, 100*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
-	for known := true; known; {
-		if _, known, err = s.Recall(ctx, c.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	testenv.Eventually(t, func() bool {
+		_, known, err := s.Recall(ctx, c.ID)
+		return err == nil && !known
+	}, "the verdict is forgotten")
 	stop()
 	cancel()
 	if err := <-done; err != nil {
