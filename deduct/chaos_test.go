@@ -117,7 +117,7 @@ func sellTheRest(t *testing.T, gates []*Shield, l *fakeLedger, sku *sale.SKU) {
 	users := 1_000_000
 	testenv.Eventually(t, func() bool {
 		for _, s := range gates {
-			cs := claims(MaxBatch, users)
+			cs := claims(maxBatch, users)
 			users += len(cs)
 			d, err := s.Deduct(ctx, sku, cs, nil)
 			if err != nil || !d.Loaded {

@@ -3,13 +3,14 @@ package deduct
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"flashgate/sale"
 )
 
-// emptyFor is how long a segment other than the home segment is taken to be sold out
-// without asking it again.
+// emptyFor is how long a segment other than the home segment that was seen sold out is
+// not asked again.
 const emptyFor = 100 * time.Millisecond
 
 // Deduct has the shield judge one batch of one SKU, after telling it what earlier
@@ -19,9 +20,9 @@ const emptyFor = 100 * time.Millisecond
 // Of claims with the same id only the first is judged. A repeated call with ids that
 // were admitted before takes nothing: they are answered Seen.
 //
-// An error wraps sale.ErrUnavailable, and sale.ErrUnknown where units may have been
-// taken; they stay tentative until the reconciler judges them, and the claims may go
-// around the shield under the same ids. Loaded=false is no error and means that the
+// An error of Redis wraps sale.ErrUnavailable, and sale.ErrUnknown where units may have
+// been taken; they stay tentative until the reconciler judges them, and the claims may
+// go around the shield under the same ids. Loaded=false is no error and means that the
 // shield has no copy of the SKU that this gateway trusts.
 func (s *Shield) Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (sale.Deduction, error) {
 	if len(claims) > s.cfg.MaxBatch {
@@ -127,7 +128,7 @@ func (s *Shield) judgeIn(ctx context.Context, b *deduction, segment int, which [
 		}
 	}
 	if taken && segment != int(s.cfg.Home%uint32(segmentsOf(b.sku))) {
-		s.spread.add(b.token, segment)
+		s.foreign.add(b.token, segment)
 	}
 	return short, true, nil
 }
@@ -149,7 +150,7 @@ func (s *Shield) undo(ctx context.Context, b *deduction) {
 	}
 }
 
-// repeated spreads the answers of distinct claims over all claims of the batch: the
+// repeated gives every claim of the batch the answer of its id's first claim: the
 // second claim with an id that took units, or was seen, has been seen. A refusal is the
 // answer to the same payload only; another one was not judged, and the ledger decides.
 func (b *deduction) repeated(claims []*sale.Claim, place []int) ([]sale.Answer, []int) {
@@ -198,35 +199,28 @@ func (s *Shield) Release(ctx context.Context, sku *sale.SKU, orders []sale.Order
 	if segmentsOf(sku) == 1 || sku.PerUserLimit == 0 {
 		return err
 	}
-	// Other segments may hold the same units against these buyers since they were
-	// loaded; forgetting them is safe, because the ledger holds the limit.
-	if other := s.CorrectBuyers(ctx, sku, users, make([]int64, len(users))); err == nil {
+	// Other segments may count the same units for these buyers since they were loaded;
+	// forgetting them is safe, because the ledger keeps the limit.
+	if other := s.forgetUnits(ctx, sku, users); err == nil {
 		err = other
 	}
 	return err
 }
 
-// CorrectBuyers sets what buyers hold in live orders to the ledger's figures, for
-// buyers whom the shield refused for the limit and the ledger would not (repair rule
-// d). The callers decide how often they ask the ledger.
-func (s *Shield) CorrectBuyers(ctx context.Context, sku *sale.SKU, users []string, units []int64) error {
+// forgetUnits has every segment forget the units of buyers, who stay known.
+func (s *Shield) forgetUnits(ctx context.Context, sku *sale.SKU, users []string) error {
 	v := s.view(sku.Name)
 	for segment := range segmentsOf(sku) {
 		tag, g, _, ok := s.current(v, sku, segment)
 		if !ok || g.limit == 0 {
 			continue
 		}
-		for from := 0; from < len(users); from += MaxBatch {
-			to := min(len(users), from+MaxBatch)
-			args := make([]any, 0, 1+2*(to-from))
-			args = append(args, to-from)
-			for _, u := range users[from:to] {
-				args = append(args, "u:"+u)
+		for some := range slices.Chunk(users, maxBatch) {
+			args := make([]any, len(some))
+			for i, u := range some {
+				args[i] = "u:" + u
 			}
-			for _, n := range units[from:to] {
-				args = append(args, n)
-			}
-			if err := s.scripts.buyers.Run(ctx, s.client, []string{hashKey(tag, g.name)}, args...).Err(); err != nil {
+			if err := s.scripts.forget.Run(ctx, s.client, []string{hashKey(tag, g.name)}, args...).Err(); err != nil {
 				return away(err)
 			}
 		}
@@ -277,7 +271,7 @@ func (s *Shield) ask(ctx context.Context, v *view, sku *sale.SKU, segment int, r
 	for second := false; ; second = true {
 		var touchMs int64
 		if touch {
-			touchMs = s.cfg.Idle.Milliseconds()
+			touchMs = idle.Milliseconds()
 		}
 		repeats := false
 		if g.limit > 0 && len(req.claims) > 1 {

@@ -3,6 +3,8 @@ package deduct
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 
@@ -69,7 +71,7 @@ func (s *Shield) fillOrders(ctx context.Context, sku *sale.SKU, loads []*load) e
 }
 
 // fillBuyers gives every segment all of a buyer's units, so that a limit reached in one
-// holds in all; what is bought later counts only where it was bought.
+// counts in all; what is bought later counts only where it was bought.
 func (s *Shield) fillBuyers(ctx context.Context, sku *sale.SKU, loads []*load) error {
 	var fields []any
 	err := s.ledger.EachBuyer(ctx, sku.Name, func(users []string, units []int64) error {
@@ -160,21 +162,7 @@ func (s *Shield) parked(ctx context.Context, sku string) (int64, error) {
 // knows by now and what has to be carried over, to be settled or judged in the new one.
 func (s *Shield) judgeCarried(ctx context.Context, loads []*load) error {
 	for _, l := range loads {
-		var ids []sale.OrderID
-		batches := make(map[string]tentative, len(l.carry))
-		for token, rec := range l.carry {
-			t, err := decodeRecord(rec)
-			if err != nil {
-				s.log.Error("tentative batch dropped", "family", l.tag, "err", err)
-				delete(l.carry, token)
-				continue
-			}
-			batches[token] = t
-			for _, c := range t.claims {
-				ids = append(ids, c.id)
-			}
-		}
-		found, err := s.find(ctx, ids)
+		batches, found, err := s.findBatches(ctx, l.tag, l.carry)
 		if err != nil {
 			return err
 		}
@@ -198,21 +186,31 @@ func (s *Shield) judgeCarried(ctx context.Context, loads []*load) error {
 	return nil
 }
 
-// find asks the ledger for the orders among the ids, some at a time.
-func (s *Shield) find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
-	found := make(map[sale.OrderID]sale.Order)
-	for len(ids) > 0 {
-		n := min(len(ids), 1000)
-		some, err := s.ledger.Find(ctx, ids[:n])
+// findBatches reads the records of tentative batches, by token, and asks the ledger for
+// their orders, some at a time. A damaged record is a batch of no claims: its units come
+// back with the next load, or when the family is sold out.
+func (s *Shield) findBatches(ctx context.Context, family string, records map[string]string) (map[string]tentative, map[sale.OrderID]sale.Order, error) {
+	var ids []sale.OrderID
+	batches := make(map[string]tentative, len(records))
+	for token, rec := range records {
+		t, err := decodeRecord(rec)
 		if err != nil {
-			return nil, fmt.Errorf("deduct: looking up tentative orders: %w", err)
+			s.log.Error("tentative batch dropped", "family", family, "err", err)
 		}
-		for id, o := range some {
-			found[id] = o
+		batches[token] = t
+		for _, c := range t.claims {
+			ids = append(ids, c.id)
 		}
-		ids = ids[n:]
 	}
-	return found, nil
+	found := make(map[sale.OrderID]sale.Order)
+	for some := range slices.Chunk(ids, maxBatch) {
+		orders, err := s.ledger.Find(ctx, some)
+		if err != nil {
+			return nil, nil, fmt.Errorf("deduct: looking up tentative orders: %w", err)
+		}
+		maps.Copy(found, orders)
+	}
+	return batches, found, nil
 }
 
 // writeCarried writes the ids and buyers' units of carried batches, and of those that

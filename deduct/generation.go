@@ -18,7 +18,7 @@ type generation struct {
 	version  int64  // skus.version that the loader went by
 	began    int64  // when the loading began: Unix ms on the ledger's clock
 	limit    int64  // per-user limit that it keeps buyers' units for, 0 = none kept
-	segments int    // how many families the SKU was spread over
+	segments int    // how many families the SKU has
 }
 
 // newGeneration names a generation of the SKU; began must be later than that of the

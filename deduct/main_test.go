@@ -38,7 +38,7 @@ func startShield(t interface {
 	Fatal(...any)
 	Error(...any)
 }, addr string, ledger Ledger, change ...func(*Config)) (*Shield, func()) {
-	cfg := Config{Addrs: []string{addr}, DialTimeout: testenv.Patience, ReadTimeout: testenv.Patience, MaxBatch: MaxBatch, Grace: testGrace}
+	cfg := Config{Addrs: []string{addr}, DialTimeout: testenv.Patience, ReadTimeout: testenv.Patience, PoolSize: 16, MaxBatch: maxBatch, Grace: testGrace}
 	for _, f := range change {
 		f(&cfg)
 	}

@@ -17,17 +17,17 @@ import (
 )
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {
-	good := Config{Addrs: []string{"x:1"}, DialTimeout: 1, ReadTimeout: 1, MaxBatch: 10, Grace: 1}
+	good := Config{Addrs: []string{"x:1"}, DialTimeout: 1, ReadTimeout: 1, PoolSize: 1, MaxBatch: 10, Grace: 1}
 	l := newFakeLedger(testSKU(0, 1), 1)
 	if _, err := New(good, l); err != nil {
 		t.Fatal(err)
 	}
 	for name, spoil := range map[string]func(*Config){
 		"address":   func(c *Config) { c.Addrs = nil },
-		"batches":   func(c *Config) { c.MaxBatch = MaxBatch + 1 },
+		"batches":   func(c *Config) { c.MaxBatch = maxBatch + 1 },
 		"grace":     func(c *Config) { c.Grace = 0 },
 		"timeouts":  func(c *Config) { c.ReadTimeout = 0 },
-		"pipelines": func(c *Config) { c.Pipelines = -1 },
+		"pool size": func(c *Config) { c.PoolSize = 0 },
 	} {
 		c := good
 		spoil(&c)
@@ -122,16 +122,16 @@ func TestLargestBatch(t *testing.T) {
 			l := newFakeLedger(sku, 10_000)
 			s := newShield(t, addr, l)
 			rebuild(t, s, &sku)
-			first := claims(MaxBatch, 0)
+			first := claims(maxBatch, 0)
 			d := deduct(t, s, &sku, first)
 			// The second orders of all buyers move the first ones: four values each.
-			second := make([]*sale.Claim, MaxBatch)
+			second := make([]*sale.Claim, maxBatch)
 			for i := range second {
 				second[i] = claim(first[i].User, "second", 1)
 			}
 			refuseAll := sale.Settlement{Token: d.Token, LedgerLeft: 7}
 			d2 := deduct(t, s, &sku, second)
-			if n := len(admitted(d2)); n != MaxBatch {
+			if n := len(admitted(d2)); n != maxBatch {
 				t.Fatalf("%d admitted", n)
 			}
 			for _, c := range first {
@@ -139,8 +139,8 @@ func TestLargestBatch(t *testing.T) {
 			}
 			// A give-back of many orders at once is cut up.
 			var orders []sale.Order
-			for i := range 2 * MaxBatch {
-				orders = append(orders, sale.NewOrder(second[i%MaxBatch], &sku, 0, 1))
+			for i := range 2 * maxBatch {
+				orders = append(orders, sale.NewOrder(second[i%maxBatch], &sku, 0, 1))
 			}
 			if err := s.Release(context.Background(), &sku, orders); err != nil {
 				t.Fatal(err)
@@ -224,7 +224,7 @@ func TestCallersThatGiveUp(t *testing.T) {
 	if _, err := s.Deduct(context.Background(), &sku, claims(1, 0), nil); !errors.Is(err, sale.ErrShuttingDown) {
 		t.Error(err)
 	}
-	idle, err := New(Config{Addrs: []string{m.Addr()}, DialTimeout: testenv.Patience, ReadTimeout: testenv.Patience, MaxBatch: 1, Grace: 1}, l)
+	idle, err := New(Config{Addrs: []string{m.Addr()}, DialTimeout: testenv.Patience, ReadTimeout: testenv.Patience, PoolSize: 1, MaxBatch: 1, Grace: 1}, l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,22 +249,22 @@ func TestIdleSKUsAreForgotten(t *testing.T) {
 	if _, ok := s.views["distrusted"]; !ok || len(s.views) != 1 {
 		t.Fatal(s.views)
 	}
-	s.forgetIdle(time.Now().Add(2 * defaultIdle))
+	s.forgetIdle(time.Now().Add(2 * idle))
 	if len(s.views) != 0 {
 		t.Fatal(s.views)
 	}
 }
 
-func TestSpreadIsBounded(t *testing.T) {
-	var sp spread
-	sp.init()
-	for i := range maxSpread + 10 {
-		sp.add(sale.BatchToken(i+1), 3)
+func TestForeignIsBounded(t *testing.T) {
+	var f foreign
+	f.init()
+	for i := range maxForeign + 10 {
+		f.add(sale.BatchToken(i+1), 3)
 	}
-	if len(sp.of) > maxSpread {
-		t.Fatal(len(sp.of))
+	if len(f.of) > maxForeign {
+		t.Fatal(len(f.of))
 	}
-	if got := fmt.Sprint(sp.take(maxSpread+5, 0), sp.take(maxSpread+5, 0)); got != "[0 3] [0]" {
+	if got := fmt.Sprint(f.pop(maxForeign+5, 0), f.pop(maxForeign+5, 0)); got != "[0 3] [0]" {
 		t.Error(got)
 	}
 }

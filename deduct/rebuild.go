@@ -12,7 +12,7 @@ import (
 
 const (
 	// loaderSilence is how long a loader may give no sign of life before another
-	// gateway takes its place; beatEvery is how often it gives one.
+	// gateway replaces it; beatEvery is how often it gives one.
 	loaderSilence = 3 * time.Second
 	beatEvery     = 500 * time.Millisecond
 	// unfinishedTTL bounds how long keys of a load that nobody finished stay.
@@ -35,8 +35,8 @@ type flight struct {
 }
 
 // Rebuild makes sure that the SKU has a copy in the shield that this gateway trusts:
-// one that is in use and not distrusted is success at once, also when another gateway
-// loaded it. Otherwise it loads one from the ledger under a new generation. While it
+// one that is in use and not distrusted is success, also when another gateway loaded it.
+// Otherwise it loads one from the ledger under a new generation. While it
 // does, the SKU's batches go around the shield, on every gateway. To force a new
 // generation call Distrust first.
 //
@@ -77,7 +77,7 @@ func (s *Shield) Rebuild(ctx context.Context, sku *sale.SKU) error {
 }
 
 func (s *Shield) rebuild(ctx context.Context, v *view, sku *sale.SKU) error {
-	// A copy is not taken out of use for a ledger that does not answer.
+	// A copy stays in use when the ledger does not answer.
 	if _, err := s.ledger.Stock(ctx, sku.Name); err != nil {
 		return fmt.Errorf("deduct: stock of %s: %w", sku.Name, err)
 	}
@@ -114,11 +114,11 @@ type load struct {
 	segment  int
 	old      string // the pointer that the load began with, "" = none
 	gen      generation
-	fields   int64             // fields written into the new hash
-	carry    map[string]string // token -> record: what was tentative in the old generation
-	carried  []taken           // of those, the claims that the ledger does not know
-	settled  []sale.Order      // of those, the orders that it has by now
-	carriers map[sale.OrderID]string
+	fields   int64                   // fields written into the new hash
+	carry    map[string]string       // token -> record: what was tentative in the old generation
+	carried  []taken                 // of those, the claims that the ledger does not know
+	settled  []sale.Order            // of those, the orders that it has by now
+	carriers map[sale.OrderID]string // id of a carried claim -> token of its batch
 	inUse    bool
 }
 
@@ -220,7 +220,7 @@ func (s *Shield) load(ctx context.Context, v *view, sku *sale.SKU, loads []*load
 
 // abort removes what a load that failed has left behind, and gives the copies that were
 // in use back to those who trust them: with the ledger away they are all there is. Where
-// this fails too, the next load waits until the loader is taken for dead.
+// this fails too, the next load waits until the loader counts as dead.
 func (s *Shield) abort(ctx context.Context, loads []*load) {
 	for _, l := range loads {
 		if l.inUse {
@@ -235,7 +235,7 @@ func (s *Shield) abort(ctx context.Context, loads []*load) {
 }
 
 // beat shows that the loader lives, until ctx ends, which it ends itself when one of
-// the loads has been taken over or forgotten.
+// the loads has been replaced or forgotten.
 func (s *Shield) beat(ctx context.Context, cancel context.CancelCauseFunc, loads []*load) {
 	for pause(ctx, beatEvery) == nil {
 		for _, l := range loads {
@@ -251,7 +251,7 @@ func (s *Shield) beat(ctx context.Context, cancel context.CancelCauseFunc, loads
 
 // flip puts the new generation into use, or adopts the one of whoever was first.
 func (s *Shield) flip(ctx context.Context, v *view, sku *sale.SKU, l *load, left int64) error {
-	args := []any{l.old, l.gen.name, l.fields, left, s.cfg.Idle.Milliseconds()}
+	args := []any{l.old, l.gen.name, l.fields, left, idle.Milliseconds()}
 	for token, rec := range l.carry {
 		args = append(args, token, rec)
 	}

@@ -38,7 +38,7 @@ func TestRebuildLoadsWhatTheLedgerKnows(t *testing.T) {
 			if x := leftovers(m); x != nil {
 				t.Errorf("left behind: %q", x)
 			}
-			if m.TTL(pointerKey(familyTag("shoe", 0))) != defaultIdle {
+			if m.TTL(pointerKey(familyTag("shoe", 0))) != idle {
 				t.Error("a family that nobody asks for would stay for good")
 			}
 		})

@@ -20,7 +20,7 @@ const (
 	scanCount = 1000
 	// lookChunk is how many families are looked at in one pipeline.
 	lookChunk = 200
-	// soldOutChecks bounds how many sold-out SKUs a run holds against the ledger, and
+	// soldOutChecks bounds how many sold-out SKUs a run compares with the ledger, and
 	// soldOutMax how long a SKU that was sold out in the ledger too is left alone.
 	soldOutChecks = 500
 	soldOutMax    = 8 * time.Second
@@ -37,7 +37,7 @@ type Report struct {
 	Raised    int   // sold-out families raised to the ledger's figure (repair rule c)
 }
 
-// Reconcile holds the shield against the ledger. Batches that are tentative for longer
+// Reconcile compares the shield with the ledger and repairs it. Batches that are tentative for longer
 // than the grace are judged: ids that the ledger knows are confirmed, the units of the
 // others given back. Families that are sold out, with nothing tentative, are raised to
 // what the ledger has. When the ledger is away nothing is judged and its error is
@@ -208,7 +208,7 @@ func isReply(err error) bool {
 	return errors.As(err, &reply)
 }
 
-// read takes over what stale.lua returned; false means that the family is not in use.
+// read reads what stale.lua returned; false means that the family is not in use.
 func (l *look) read(reply []any) bool {
 	if len(reply) < 2 {
 		return false
@@ -252,20 +252,7 @@ func (s *Shield) judgeOld(ctx context.Context, looks []*look, rep *Report) error
 }
 
 func (s *Shield) judgeFamily(ctx context.Context, l *look, rep *Report) ([]sale.Settlement, error) {
-	var ids []sale.OrderID
-	batches := make(map[string]tentative, len(l.old))
-	for token, rec := range l.old {
-		t, err := decodeRecord(rec)
-		if err != nil {
-			// Its units come back with the next load, or when the family is sold out.
-			s.log.Error("tentative batch dropped", "family", l.key.tag, "err", err)
-		}
-		batches[token] = t
-		for _, c := range t.claims {
-			ids = append(ids, c.id)
-		}
-	}
-	found, err := s.find(ctx, ids)
+	batches, found, err := s.findBatches(ctx, l.key.tag, l.old)
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +282,7 @@ func (s *Shield) judgeFamily(ctx context.Context, l *look, rep *Report) ([]sale.
 	return out, nil
 }
 
-// soldOutCheck is when a sold-out SKU is held against the ledger next.
+// soldOutCheck is when a sold-out SKU is compared with the ledger next.
 type soldOutCheck struct {
 	next time.Time
 	wait time.Duration
@@ -307,7 +294,7 @@ func (s *Shield) raiseSoldOut(ctx context.Context, looks []*look, rep *Report) e
 	return s.raise(ctx, s.dueChecks(looks, time.Now()), rep)
 }
 
-// raise holds families that were seen sold out, with nothing tentative, against the
+// raise compares families that were seen sold out, with nothing tentative, with the
 // ledger, and raises them to its figure.
 func (s *Shield) raise(ctx context.Context, soldOut []*look, rep *Report) error {
 	stocks := make(map[string]map[int]int64)
@@ -364,7 +351,7 @@ func (s *Shield) Raise(ctx context.Context, sku *sale.SKU) error {
 	return s.raise(ctx, soldOut, &rep)
 }
 
-// dueChecks picks the sold-out families to hold against the ledger now, those that
+// dueChecks picks the sold-out families to compare with the ledger now, those that
 // have waited longest first, and forgets families that are not sold out.
 func (s *Shield) dueChecks(looks []*look, now time.Time) []*look {
 	s.checkMu.Lock()

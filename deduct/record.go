@@ -18,15 +18,16 @@ import (
 //	quantities 2 bytes each, high byte first
 //	users      each a byte of length and the text
 //
-// Lua reads ids and quantities at their offsets and never touches the users.
+// Lua reads ids and quantities at their offsets and never touches the users: writing a
+// batch down costs Redis one HSET of one field, whatever its size.
 const (
 	recordTime = 13 // digits of a Unix time in ms
 	recordHead = 3
 )
 
-// MaxBatch is the most claims one call can take: Lua can unpack about 8,000 values, and
+// maxBatch is the most claims of one call: Lua can unpack about 8,000 values, and
 // a claim needs up to four.
-const MaxBatch = 1000
+const maxBatch = 1000
 
 func appendBatch(b []byte, claims []*sale.Claim) []byte {
 	flags := byte(0)
@@ -78,7 +79,7 @@ func decodeRecord(rec string) (tentative, error) {
 	}
 	flags, n := rec[recordTime], int(rec[recordTime+1])<<8|int(rec[recordTime+2])
 	ids := rec[recordTime+recordHead:]
-	if flags > 1 || n > MaxBatch || len(ids) < 16*n {
+	if flags > 1 || n > maxBatch || len(ids) < 16*n {
 		return tentative{}, fmt.Errorf("%w: head", errRecord)
 	}
 	quantities := ids[16*n:]

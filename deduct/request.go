@@ -44,7 +44,8 @@ const (
 )
 
 // args lays out the call for one generation of one family. Field names share one
-// string, and are passed by pointer, so that a batch costs a handful of allocations.
+// string, and are passed by pointer, so that a batch of 500 costs as many allocations
+// as a batch of one: 44 to 46 (BenchmarkDeduct).
 func (r *request) args(sha, tag string, g generation, touchMs int64, repeats bool) []any {
 	n := len(r.claims)
 	size := 2 * n

@@ -248,12 +248,12 @@ func modelTest(t *testing.T, addr string) {
 					r.Fatal(err)
 				}
 			},
-			"correct": func(r *rapid.T) {
-				u, n := userGen().Draw(r, "user"), rapid.Int64Range(0, 4).Draw(r, "units")
+			"forget": func(r *rapid.T) {
+				u := userGen().Draw(r, "user")
 				if _, ok := m.units[u]; ok {
-					m.units[u] = n
+					m.units[u] = 0
 				}
-				if err := s.CorrectBuyers(ctx, &sku, []string{u}, []int64{n}); err != nil {
+				if err := s.forgetUnits(ctx, &sku, []string{u}); err != nil {
 					r.Fatal(err)
 				}
 			},

@@ -6,10 +6,6 @@ import (
 	"flashgate/sale"
 )
 
-// maxNamed is the most claims that one settlement without a token names; longer ones
-// are cut up, because Lua cannot unpack more at a time.
-const maxNamed = MaxBatch
-
 // assign sorts settlements by the family that has to hear of them, and joins those of
 // the same batch: a batch is settled once, in one go. Settlements about one segment
 // only occur with several segments.
@@ -21,7 +17,7 @@ func (s *Shield) assign(settled []sale.Settlement, segments, home int) map[int]*
 	for i := range settled {
 		st := &settled[i]
 		if st.Token != 0 {
-			for _, segment := range s.spread.take(st.Token, home) {
+			for _, segment := range s.foreign.pop(st.Token, home) {
 				a.named(segment, st.Token)
 			}
 		}
@@ -61,7 +57,7 @@ func (a *assignment) named(segment int, token sale.BatchToken) *sale.Settlement 
 	}
 	p := slot{segment, token}
 	i, ok := a.at[p]
-	if !ok || (token == 0 && len(l.named[i].Refused) >= maxNamed) {
+	if !ok || (token == 0 && len(l.named[i].Refused) >= maxBatch) { // Lua cannot unpack more at a time
 		i = len(l.named)
 		l.named = append(l.named, sale.Settlement{Token: token, LedgerLeft: -1, Segment: segment})
 		a.at[p] = i
@@ -85,8 +81,8 @@ func (a *assignment) finish() {
 	}
 }
 
-// inFamily maps a segment of an order to a family: a SKU that was spread over more
-// segments once keeps the orders of those it lost in one of those it has.
+// inFamily maps a segment of an order to a family: a SKU that had more segments once
+// keeps the orders of those it lost in one of those it has.
 func inFamily(segment, segments int) int {
 	if segment < 0 {
 		return 0
@@ -94,37 +90,37 @@ func inFamily(segment, segments int) int {
 	return segment % segments
 }
 
-// maxSpread bounds what is remembered of batches that were never settled.
-const maxSpread = 1 << 16
+// maxForeign bounds what is remembered of batches that were never settled.
+const maxForeign = 1 << 16
 
-// spread remembers which batches took units outside the home segment, so that their
+// foreign remembers which batches took units outside the home segment, so that their
 // settlement finds all families concerned. What it forgets, the reconciler settles.
-type spread struct {
+type foreign struct {
 	mu sync.Mutex
 	of map[sale.BatchToken]uint64 // bit n = segment n
 }
 
-func (s *spread) init() { s.of = make(map[sale.BatchToken]uint64) }
+func (f *foreign) init() { f.of = make(map[sale.BatchToken]uint64) }
 
-func (s *spread) add(t sale.BatchToken, segment int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.of) >= maxSpread {
-		clear(s.of)
+func (f *foreign) add(t sale.BatchToken, segment int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.of) >= maxForeign {
+		clear(f.of)
 	}
-	s.of[t] |= 1 << segment
+	f.of[t] |= 1 << segment
 }
 
-// take returns the segments of a batch, the home segment first, and forgets it.
-func (s *spread) take(t sale.BatchToken, home int) []int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// pop returns the segments of a batch, the home segment first, and forgets it.
+func (f *foreign) pop(t sale.BatchToken, home int) []int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	out := []int{home}
-	if len(s.of) == 0 {
+	if len(f.of) == 0 {
 		return out
 	}
-	mask := s.of[t]
-	delete(s.of, t)
+	mask := f.of[t]
+	delete(f.of, t)
 	for segment := range sale.MaxSegments {
 		if segment != home && mask&(1<<segment) != 0 {
 			out = append(out, segment)

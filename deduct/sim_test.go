@@ -133,7 +133,7 @@ func (w *world) finish(b *openBatch, told bool) {
 	}
 }
 
-func (w *world) take() *openBatch {
+func (w *world) popBatch() *openBatch {
 	i := rapid.IntRange(0, len(w.open)-1).Draw(w.t, "open batch")
 	b := w.open[i]
 	w.open = append(w.open[:i], w.open[i+1:]...)
@@ -197,7 +197,7 @@ func (w *world) actions(faulty bool) map[string]func(*rapid.T) {
 		"buy too": func(*rapid.T) { w.buy(w.gate(), w.claims()) },
 		"decided": func(*rapid.T) {
 			if len(w.open) > 0 {
-				w.finish(w.take(), true)
+				w.finish(w.popBatch(), true)
 			}
 		},
 		"cancel": func(t *rapid.T) {
@@ -232,12 +232,12 @@ func (w *world) actions(faulty bool) map[string]func(*rapid.T) {
 	}
 	acts["decided, not told"] = fault(func(*rapid.T) {
 		if len(w.open) > 0 {
-			w.finish(w.take(), false)
+			w.finish(w.popBatch(), false)
 		}
 	})
 	acts["forgotten before decided"] = fault(func(*rapid.T) {
 		if len(w.open) > 0 {
-			w.take()
+			w.popBatch()
 		}
 	})
 	acts["settlements lost"] = fault(func(*rapid.T) { w.learnt[w.gate()] = nil })

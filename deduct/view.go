@@ -51,7 +51,7 @@ func (s *Shield) forgetIdle(now time.Time) {
 		keep := viewIdle
 		v.mu.Lock()
 		if v.since != 0 {
-			keep = s.cfg.Idle
+			keep = idle
 		}
 		if v.loading == nil && now.Sub(v.used) > keep {
 			delete(s.views, name)
@@ -106,7 +106,7 @@ func (s *Shield) current(v *view, sku *sale.SKU, segment int) (tag string, g gen
 	if !s.trusts(v, f, f.gen, sku) {
 		return f.tag, generation{}, false, false
 	}
-	if now := time.Now(); now.Sub(f.touched) > s.cfg.Idle/4 {
+	if now := time.Now(); now.Sub(f.touched) > idle/4 {
 		f.touched, touch = now, true
 	}
 	return f.tag, f.gen, touch, true
