@@ -22,14 +22,14 @@ import (
 
 // The ways in which buyers say who they are.
 const (
-	AuthJWT    = "jwt"
-	AuthHeader = "header"
+	authJWT    = "jwt"
+	authHeader = "header"
 )
 
 // Auth says how buyers are known.
 type Auth struct {
-	// Mode is AuthJWT or AuthHeader. The latter takes X-User-ID from trusted proxies,
-	// and from nobody else.
+	// Mode is jwt or header. The latter believes X-User-ID from trusted proxies, and from
+	// nobody else.
 	Mode string
 	JWT  JWT
 }
@@ -59,15 +59,15 @@ type identity struct {
 
 func newAuthenticator(cfg Auth, trusted proxies) (authenticator, error) {
 	switch cfg.Mode {
-	case AuthHeader:
+	case authHeader:
 		if len(trusted) == 0 {
 			return nil, errors.New("auth mode header needs trusted proxies")
 		}
 		return headerAuth{trusted}, nil
-	case AuthJWT:
+	case authJWT:
 		return newTokenAuth(cfg.JWT)
 	}
-	return nil, fmt.Errorf("auth mode %q is neither %s nor %s", cfg.Mode, AuthJWT, AuthHeader)
+	return nil, fmt.Errorf("auth mode %q is neither %s nor %s", cfg.Mode, authJWT, authHeader)
 }
 
 type headerAuth struct{ trusted proxies }

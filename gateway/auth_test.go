@@ -38,7 +38,7 @@ func signed(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaim
 
 func tokenUser(t *testing.T, cfg JWT, authorization string) string {
 	t.Helper()
-	a, err := newAuthenticator(Auth{Mode: AuthJWT, JWT: cfg}, nil)
+	a, err := newAuthenticator(Auth{Mode: authJWT, JWT: cfg}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,12 +121,12 @@ func TestAuthRefusesConfiguration(t *testing.T) {
 	small, _ := rsa.GenerateKey(rand.Reader, 1024)
 	for name, cfg := range map[string]Auth{
 		"no mode":          {},
-		"header, no proxy": {Mode: AuthHeader},
-		"jwt, nothing":     {Mode: AuthJWT},
-		"jwt, both":        {Mode: AuthJWT, JWT: JWT{Secret: "s", PublicKey: "p"}},
-		"jwt, no PEM":      {Mode: AuthJWT, JWT: JWT{PublicKey: "p"}},
-		"jwt, broken PEM":  {Mode: AuthJWT, JWT: JWT{PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}))}},
-		"jwt, small RSA": {Mode: AuthJWT, JWT: JWT{PublicKey: func() string {
+		"header, no proxy": {Mode: authHeader},
+		"jwt, nothing":     {Mode: authJWT},
+		"jwt, both":        {Mode: authJWT, JWT: JWT{Secret: "s", PublicKey: "p"}},
+		"jwt, no PEM":      {Mode: authJWT, JWT: JWT{PublicKey: "p"}},
+		"jwt, broken PEM":  {Mode: authJWT, JWT: JWT{PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}))}},
+		"jwt, small RSA": {Mode: authJWT, JWT: JWT{PublicKey: func() string {
 			if small == nil {
 				return "x"
 			}

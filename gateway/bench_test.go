@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
@@ -168,4 +170,70 @@ func serveGateway(b *testing.B, soldOut bool) (string, func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(newCounted(ln, 4096, nil, w.g.metrics.refused)) }() // joined by stop
 	return ln.Addr().String(), func() { _ = s.Shutdown(); <-done }
+}
+
+// BenchmarkParseWant is the reader of plain bodies against the one that reads all of them.
+func BenchmarkParseWant(b *testing.B) {
+	body := []byte(`{"quantity":1,"coupon":"SPRING"}`)
+	for name, parse := range map[string]func([]byte) (want, error){"plain": parseWant, "strictly": parseWantStrictly} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := parse(body); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCallContext is the context that calls share against one for each.
+func BenchmarkCallContext(b *testing.B) {
+	b.Run("shared", func(b *testing.B) {
+		d := newDeadlines(callTimeout)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				_ = d.context()
+			}
+		})
+	})
+	b.Run("own", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				_, cancel := context.WithTimeout(context.Background(), callTimeout)
+				cancel()
+			}
+		})
+	})
+}
+
+// BenchmarkConnDeadlines is what the HTTP server does with a connection's deadlines for
+// one request, over a socket with and without conn's laziness.
+func BenchmarkConnDeadlines(b *testing.B) {
+	for _, lazy := range []bool{true, false} {
+		b.Run(fmt.Sprintf("lazy=%t", lazy), func(b *testing.B) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer ln.Close()
+			c, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			if lazy {
+				c = &conn{Conn: c, owner: &counted{}}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				now := time.Now()
+				_ = c.SetReadDeadline(now.Add(75 * time.Second))
+				_ = c.SetReadDeadline(now.Add(10 * time.Second))
+				_ = c.SetWriteDeadline(now.Add(writeTimeout))
+			}
+		})
+	}
 }

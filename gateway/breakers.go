@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"time"
@@ -63,31 +62,13 @@ func (g *Gateway) forceBreaker(c *fiber.Ctx) error {
 }
 
 func appendBreaker(b []byte, s *sale.BreakerStatus) []byte {
-	b = append(b, `{"name":`...)
-	b = sale.AppendString(b, s.Name)
-	b = append(b, `,"state":`...)
-	b = sale.AppendString(b, s.State)
-	b = append(b, `,"mode":`...)
-	b = sale.AppendString(b, s.Mode.String())
-	b = appendTimeMember(b, "until", s.Until)
+	b = appendText(append(b, '{'), "name", s.Name)
+	b = appendText(b, "state", s.State)
+	b = appendText(b, "mode", s.Mode.String())
+	b = appendTime(b, "until", s.Until)
 	if s.Reason != "" {
-		b = append(b, `,"reason":`...)
-		b = sale.AppendString(b, s.Reason)
+		b = appendText(b, "reason", s.Reason)
 	}
-	b = appendTimeMember(b, "since", s.Since)
+	b = appendTime(b, "since", s.Since)
 	return append(b, '}')
-}
-
-// auditTimeout bounds an audit that an operator asks for.
-const auditTimeout = 2 * time.Minute
-
-// runAudit is GET /v1/audit.
-func (g *Gateway) runAudit(c *fiber.Ctx) error {
-	ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
-	defer cancel()
-	report, err := g.deps.Auditor.Audit(ctx)
-	if err != nil {
-		return g.refuseError(c, err)
-	}
-	return g.json(c, answerOK, report)
 }

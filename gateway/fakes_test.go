@@ -385,7 +385,7 @@ func testConfig() Config {
 		BodyLimit: 16 << 10, HeaderLimit: 4 << 10, MaxConnections: 16384,
 		ReadTimeout: testenv.Patience, IdleTimeout: testenv.Patience, ShutdownTimeout: testenv.Patience,
 		Limits: Limits{MaxEntries: 1 << 16}, Payments: Payments{Tolerance: 5 * time.Minute},
-		TrustedProxies: []string{"127.0.0.0/8", "0.0.0.0"}, Auth: Auth{Mode: AuthHeader},
+		TrustedProxies: []string{"127.0.0.0/8", "0.0.0.0"}, Auth: Auth{Mode: authHeader},
 		Logger: slog.New(slog.DiscardHandler),
 	}
 }

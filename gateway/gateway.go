@@ -87,7 +87,7 @@ func (c *Config) validate() error {
 // Queue is the line in front of each SKU.
 type Queue interface {
 	// Join accepts the claim or returns sale.ErrQueueFull or sale.ErrShuttingDown. It
-	// never blocks. With async, nobody will read the verdict.
+	// never blocks. With async, no request waits for the verdict.
 	Join(c *sale.Claim, async bool) (*sale.Ticket, error)
 	// Find returns the ticket of a claim that waits or is being decided in this
 	// gateway, or nil.

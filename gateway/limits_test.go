@@ -12,7 +12,7 @@ import (
 )
 
 func TestBucket(t *testing.T) {
-	k := newKeyed("user", Limit{Rate: 10, Burst: 3}, 64)
+	k := newBuckets("user", Limit{Rate: 10, Burst: 3}, 64)
 	now := time.Now()
 	for i := range 3 {
 		if _, ok := k.allow(1, now); !ok {
@@ -29,9 +29,20 @@ func TestBucket(t *testing.T) {
 	if _, ok := k.allow(1, now.Add(delay)); !ok {
 		t.Error("the delay that was told did not suffice")
 	}
-	if newKeyed("user", Limit{}, 64) != nil {
+	if newBuckets("user", Limit{}, 64) != nil {
 		t.Error("rate 0 is not off")
 	}
+}
+
+// size is the number of keys remembered.
+func (k *buckets) size() (n int) {
+	for i := range k.shards {
+		s := &k.shards[i]
+		s.mu.Lock()
+		n += len(s.slots)
+		s.mu.Unlock()
+	}
+	return n
 }
 
 // A million addresses leave memory as it is, and do not free one that keeps coming.

@@ -128,7 +128,7 @@ func refuseTwoLengths(h *fasthttp.RequestHeader) (unchanged fasthttp.RequestConf
 	return unchanged
 }
 
-// listen takes the address; calling it again does nothing.
+// listen binds the address; calling it again does nothing.
 func (l *listener) listen(g *Gateway) error {
 	if l.ln.Load() != nil {
 		return nil

@@ -16,8 +16,12 @@ func TestMain(m *testing.M) {
 	_ = new(fasthttp.ResponseHeader).Header()
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
-		// Its cleaner sleeps for up to ten seconds before it sees that its server is gone.
+		// A server's cleaner sleeps for up to ten seconds before it sees that its server is gone.
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
+		// So do those of a client, which benchmarks have.
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*HostClient).connsCleaner"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*Client).mCleaner"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*TCPDialer).tcpAddrsClean"),
 	)
 }
 

@@ -59,7 +59,7 @@ func (m *marks) run(ctx context.Context) {
 	}
 }
 
-// collect takes what is pending. Claims that have their verdict by now need no mark.
+// collect adds what is pending. Claims that have their verdict by now need no mark.
 func (m *marks) collect(batch []*sale.Ticket, t *sale.Ticket) []*sale.Ticket {
 	for {
 		if _, decided := verdictOf(t); !decided {
@@ -108,7 +108,7 @@ func (m *marks) remember(ctx context.Context, orders []sale.Order, ttl time.Dura
 	return err == nil
 }
 
-// verdictOf looks whether a detached ticket has its verdict. Nobody else reads it.
+// verdictOf looks whether a ticket has its verdict. Nobody else may be reading it.
 func verdictOf(t *sale.Ticket) (sale.Verdict, bool) {
 	select {
 	case v := <-t.Verdict():

@@ -116,29 +116,6 @@ func (g *Gateway) readSKUBody(c *fiber.Ctx) (name string, body skuBody, patch sa
 	return name, body, patch, true
 }
 
-// readJSON reads an operator's body; when it returns false, the request is answered.
-func (g *Gateway) readJSON(c *fiber.Ctx, into any) bool {
-	req := &c.Context().Request
-	if len(req.Header.ContentEncoding()) > 0 || !isJSON(view(req.Header.ContentType())) {
-		_ = g.refuse(c, unsupportedMediaType)
-		return false
-	}
-	if err := decodeStrictly(req.Body(), into); err != nil {
-		_ = g.refuseBody(c, err)
-		return false
-	}
-	return true
-}
-
-// refuseBody answers a body that could not be decoded.
-func (g *Gateway) refuseBody(c *fiber.Ctx, err error) error {
-	a := invalidRequest
-	if errors.Is(err, errMalformed) {
-		a = malformed
-	}
-	return g.refuseWith(c, &problem{answer: a, detail: err.Error()})
-}
-
 // putSKU is PUT /v1/skus/{sku}: it creates the SKU, or replaces all that is said of it.
 func (g *Gateway) putSKU(c *fiber.Ctx) error {
 	name, body, patch, ok := g.readSKUBody(c)
@@ -250,8 +227,7 @@ func (g *Gateway) listSKUs(c *fiber.Ctx) error {
 	}
 	b = append(b, ']')
 	if len(list) == limit {
-		b = append(b, `,"next":`...)
-		b = sale.AppendString(b, list[len(list)-1].SKU.Name)
+		b = appendText(b, "next", list[len(list)-1].SKU.Name)
 	}
 	return g.json(c, answerOK, append(b, '}'))
 }
@@ -260,11 +236,10 @@ func (g *Gateway) listSKUs(c *fiber.Ctx) error {
 func (g *Gateway) answerSKU(c *fiber.Ctx, a answer, sku sale.SKU, stock sale.Stock) error {
 	b := append(make([]byte, 0, 768), '{')
 	b = g.appendSKU(b, &sku, stock)
-	b = append(b, `,"shield_left":`...)
 	if left, loaded := g.shieldLeft(&sku); loaded {
-		b = strconv.AppendInt(b, left, 10)
+		b = appendNumber(b, "shield_left", left)
 	} else {
-		b = append(b, "null"...)
+		b = append(appendName(b, "shield_left"), "null"...)
 	}
 	return g.json(c, a, append(b, '}'))
 }
@@ -279,39 +254,25 @@ func (g *Gateway) shieldLeft(sku *sale.SKU) (int64, bool) {
 
 // appendSKU appends the members that cost no call.
 func (g *Gateway) appendSKU(b []byte, sku *sale.SKU, stock sale.Stock) []byte {
-	text := func(name, value string) {
-		b = append(b, `,"`...)
-		b = append(b, name...)
-		b = append(b, `":`...)
-		b = sale.AppendString(b, value)
-	}
-	number := func(name string, value int64) {
-		b = append(b, `,"`...)
-		b = append(b, name...)
-		b = append(b, `":`...)
-		b = strconv.AppendInt(b, value, 10)
-	}
-	b = append(b, `"sku":`...)
-	b = sale.AppendString(b, sku.Name)
-	text("title", sku.Title)
-	number("unit_price", sku.UnitPrice)
-	text("currency", sku.Currency)
-	number("per_user_limit", sku.PerUserLimit)
-	b = appendTimeMember(b, "opens_at", sku.OpensAt)
-	b = appendTimeMember(b, "closes_at", sku.ClosesAt)
-	text("pay_within", (time.Duration(sku.PayWithin) * time.Millisecond).String())
-	text("state", sku.State.String())
-	text("heat", sku.Heat.String())
-	number("segments", int64(sku.Segments))
-	number("version", sku.Version)
-	b = appendTimeMember(b, "changed_at", sku.ChangedAt)
-	number("total", stock.Total)
-	number("reserved", stock.Reserved)
-	number("sold", stock.Sold)
-	number("available", stock.Available())
-	number("queue_depth", int64(g.deps.Queue.Depth(sku.Name)))
-	text("path", g.deps.Paths.Path(sku))
-	return b
+	b = appendText(b, "sku", sku.Name)
+	b = appendText(b, "title", sku.Title)
+	b = appendNumber(b, "unit_price", sku.UnitPrice)
+	b = appendText(b, "currency", sku.Currency)
+	b = appendNumber(b, "per_user_limit", sku.PerUserLimit)
+	b = appendTime(b, "opens_at", sku.OpensAt)
+	b = appendTime(b, "closes_at", sku.ClosesAt)
+	b = appendText(b, "pay_within", (time.Duration(sku.PayWithin) * time.Millisecond).String())
+	b = appendText(b, "state", sku.State.String())
+	b = appendText(b, "heat", sku.Heat.String())
+	b = appendNumber(b, "segments", int64(sku.Segments))
+	b = appendNumber(b, "version", sku.Version)
+	b = appendTime(b, "changed_at", sku.ChangedAt)
+	b = appendNumber(b, "total", stock.Total)
+	b = appendNumber(b, "reserved", stock.Reserved)
+	b = appendNumber(b, "sold", stock.Sold)
+	b = appendNumber(b, "available", stock.Available())
+	b = appendNumber(b, "queue_depth", int64(g.deps.Queue.Depth(sku.Name)))
+	return appendText(b, "path", g.deps.Paths.Path(sku))
 }
 
 // maxReduction is what a *sale.StockBelowSoldError in the chain says.

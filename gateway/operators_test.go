@@ -221,7 +221,7 @@ func TestHealth(t *testing.T) {
 	if r := ready(); r.status != 200 {
 		t.Errorf("a ledger that fails later must not empty the load balancer: %d", r.status)
 	}
-	w.g.Drain()
+	w.g.draining.Store(true)
 	ready().check(t, 503, "shutting_down")
 }
 

@@ -78,15 +78,11 @@ func (g *Gateway) refusePayment(c *fiber.Ctx, p *sale.Payment, err error) error 
 }
 
 func appendPaymentResult(b []byte, p *sale.Payment, r *sale.PaymentResult) []byte {
-	b = append(b, `{"event_id":`...)
-	b = sale.AppendString(b, p.EventID)
-	b = append(b, `,"order_id":"`...)
-	b = p.OrderID.AppendTo(b)
-	b = append(b, `","outcome":"`...)
-	b = append(b, r.Outcome.String()...)
-	b = append(b, `","order_status":"`...)
-	b = append(b, r.Order.Status.String()...)
-	return append(b, `"}`...)
+	b = appendText(append(b, '{'), "event_id", p.EventID)
+	b = appendID(b, "order_id", p.OrderID)
+	b = appendText(b, "outcome", r.Outcome.String())
+	b = appendText(b, "order_status", r.Order.Status.String())
+	return append(b, '}')
 }
 
 // parsePayment reads a payment event. All of its members are required and there are no

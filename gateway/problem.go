@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"strconv"
 
 	"github.com/gofiber/fiber/v2"
@@ -41,33 +42,18 @@ type problem struct {
 // render appends the RFC 9457 object.
 func (p *problem) render(b []byte) []byte {
 	e := &answers[p.answer]
-	b = append(b, `{"type":"/problems/`...)
-	b = append(b, e.code...)
-	b = append(b, `","title":`...)
-	b = sale.AppendString(b, e.title)
-	b = append(b, `,"status":`...)
-	b = strconv.AppendInt(b, int64(e.status), 10)
-	b = append(b, `,"code":"`...)
-	b = append(b, e.code...)
-	b = append(b, `","detail":`...)
-	if p.detail != "" {
-		b = sale.AppendString(b, p.detail)
-	} else {
-		b = sale.AppendString(b, e.detail)
-	}
+	b = append(b, '{')
+	b = appendText(b, "type", "/problems/"+e.code)
+	b = appendText(b, "title", e.title)
+	b = appendNumber(b, "status", int64(e.status))
+	b = appendText(b, "code", e.code)
+	b = appendText(b, "detail", cmp.Or(p.detail, e.detail))
 	if p.orderID != nil {
-		b = append(b, `,"order_id":"`...)
-		b = p.orderID.AppendTo(b)
-		b = append(b, '"')
+		b = appendID(b, "order_id", *p.orderID)
 	}
-	if p.opensAt != 0 {
-		b = append(b, `,"opens_at":"`...)
-		b = sale.AppendTime(b, p.opensAt)
-		b = append(b, '"')
-	}
+	b = appendTime(b, "opens_at", p.opensAt)
 	if p.maxReduction != nil {
-		b = append(b, `,"max_reduction":`...)
-		b = strconv.AppendInt(b, *p.maxReduction, 10)
+		b = appendNumber(b, "max_reduction", *p.maxReduction)
 	}
 	return append(b, '}')
 }
@@ -98,11 +84,7 @@ func (g *Gateway) refuseWith(c *fiber.Ctx, p *problem) error {
 	resp := &c.Context().Response
 	g.begin(resp, p.answer)
 	resp.Header.SetContentType(mimeProblem)
-	retry := p.retry
-	if retry == 0 {
-		retry = answers[p.answer].retry
-	}
-	if retry != 0 {
+	if retry := cmp.Or(p.retry, answers[p.answer].retry); retry != 0 {
 		setRetryAfter(resp, int64(retry))
 	}
 	resp.SwapBody(p.render(resp.SwapBody(nil)[:0]))
@@ -174,14 +156,11 @@ func (g *Gateway) problemPage(c *fiber.Ctx) error {
 		if e.code != name {
 			continue
 		}
-		b := append(make([]byte, 0, 512), `{"code":"`...)
-		b = append(b, e.code...)
-		b = append(b, `","status":`...)
-		b = strconv.AppendInt(b, int64(e.status), 10)
-		b = append(b, `,"title":`...)
-		b = sale.AppendString(b, e.title)
-		b = append(b, `,"description":`...)
-		b = sale.AppendString(b, e.detail)
+		b := append(make([]byte, 0, 512), '{')
+		b = appendText(b, "code", e.code)
+		b = appendNumber(b, "status", int64(e.status))
+		b = appendText(b, "title", e.title)
+		b = appendText(b, "description", e.detail)
 		return g.json(c, answerOK, append(b, '}'))
 	}
 	return g.refuse(c, notFound)

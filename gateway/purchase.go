@@ -356,8 +356,7 @@ func (g *Gateway) writePlace(resp *fasthttp.Response, o sale.Order, position int
 	}
 	setRetryAfter(resp, retry)
 	b := append(resp.SwapBody(nil)[:0], '{')
-	b = append(o.AppendFields(b), ',')
-	b = appendPlace(b, position, seconds, known)
+	b = appendPlace(o.AppendFields(b), position, seconds, known)
 	resp.SwapBody(append(b, '}'))
 }
 
@@ -372,14 +371,10 @@ const (
 // appendPlace appends the members that say where a queued claim is.
 func appendPlace(b []byte, position, seconds int64, known bool) []byte {
 	if position != nowhere {
-		b = append(b, `"position":`...)
-		b = strconv.AppendInt(b, position, 10)
-		b = append(b, ',')
+		b = appendNumber(b, "position", position)
 	}
-	b = append(b, `"eta_seconds":`...)
-	b = strconv.AppendInt(b, seconds, 10)
-	b = append(b, `,"eta_known":`...)
-	return strconv.AppendBool(b, known)
+	b = appendNumber(b, "eta_seconds", seconds)
+	return appendBool(b, "eta_known", known)
 }
 
 // eta is when a claim with so many before it will have its verdict, in seconds, at the

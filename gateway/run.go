@@ -8,10 +8,9 @@ import (
 	"time"
 )
 
-// Listen takes both addresses, so that they are known, and an error is told, before
-// anything else starts. Calling it is optional: Run does, too. It is not to be called
-// while Run begins.
-func (g *Gateway) Listen() error {
+// listen binds both addresses, so that they are known, and an error is told, before
+// anything else starts. Calling it again does nothing.
+func (g *Gateway) listen() error {
 	if err := g.buyers.listen(g); err != nil {
 		return err
 	}
@@ -22,10 +21,10 @@ func (g *Gateway) Listen() error {
 	return nil
 }
 
-// BuyersAddr is the bound address of the buyers' listener; nil before Listen.
+// BuyersAddr is the bound address of the buyers' listener; nil before Run has it.
 func (g *Gateway) BuyersAddr() net.Addr { return g.buyers.bound() }
 
-// OperatorsAddr is the bound address of the operators' listener; nil before Listen.
+// OperatorsAddr is the bound address of the operators' listener; nil before Run has it.
 func (g *Gateway) OperatorsAddr() net.Addr { return g.operators.bound() }
 
 func (l *listener) bound() net.Addr {
@@ -35,17 +34,13 @@ func (l *listener) bound() net.Addr {
 	return nil
 }
 
-// Drain turns /readyz to 503 and does nothing else. Run does so when its context ends;
-// calling it before gives load balancers more time.
-func (g *Gateway) Drain() { g.draining.Store(true) }
-
 // Run serves both listeners until ctx ends, and then drains: /readyz says no, after
 // DrainDelay purchases are refused, event streams end and the buyers' listener closes,
 // requests in flight get their answers within ShutdownTimeout, and the operators' listener closes last.
 // The queue and what is behind it must outlive Run. An error means that a listener
 // failed, or that requests were still in flight at the deadline.
 func (g *Gateway) Run(ctx context.Context) error {
-	if err := g.Listen(); err != nil {
+	if err := g.listen(); err != nil {
 		return err
 	}
 	background, stop := context.WithCancel(context.Background())
@@ -64,7 +59,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var err error
 	select {
 	case <-ctx.Done():
-		g.Drain()
+		g.draining.Store(true)
 		err = g.linger(failed)
 	case err = <-failed:
 	}
@@ -89,7 +84,7 @@ func (g *Gateway) linger(failed <-chan error) error {
 
 // close ends both servers, the operators' last, so that a drain can be watched.
 func (g *Gateway) close() error {
-	g.Drain()
+	g.draining.Store(true)
 	g.refusing.Store(true)
 	g.streams.close()
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.ShutdownTimeout)

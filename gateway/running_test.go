@@ -28,7 +28,7 @@ type running struct {
 func serve(t *testing.T, change func(*Config)) *running {
 	t.Helper()
 	r := &running{world: newWorld(t, change)}
-	if err := r.g.Listen(); err != nil {
+	if err := r.g.listen(); err != nil {
 		t.Fatal(err)
 	}
 	r.run(t)

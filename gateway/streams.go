@@ -11,9 +11,9 @@ import (
 
 // The pace of the watch. Claims that wait in this gateway are looked for in memory with
 // every tick; one that has left the line is asked for with the reads of this tick and
-// the next few, until its verdict is known. Of all other orders that somebody follows,
-// one read in each period asks for at most readMost in turn. So the ledger's work is
-// bounded, whatever the number of streams.
+// the next few, until its verdict is known: as many as verdicts are given. Of all other
+// orders that somebody follows, one read in each period asks for at most readMost in
+// turn. So the ledger's work is bounded, whatever the number of streams.
 const (
 	watchTick   = 200 * time.Millisecond
 	watchPeriod = 5 // ticks

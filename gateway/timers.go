@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// timers lends out the one timer that a waiting request needs.
+// timers lends out the timer that a waiting request or a stream needs.
 type timers struct{ pool sync.Pool }
 
 func (p *timers) get(d time.Duration) *time.Timer {
@@ -18,7 +18,7 @@ func (p *timers) get(d time.Duration) *time.Timer {
 	return time.NewTimer(d)
 }
 
-// put takes the timer back. Since Go 1.23 a stopped timer leaves nothing in its channel.
+// put gets the timer back. Since Go 1.23 a stopped timer leaves nothing in its channel.
 func (p *timers) put(t *time.Timer) {
 	t.Stop()
 	p.pool.Put(t)
@@ -26,7 +26,8 @@ func (p *timers) put(t *time.Timer) {
 
 // deadlines hands out contexts for calls to dependencies without a timer per request:
 // all calls that begin in one tick share a context, which ends between timeout and
-// timeout + tick after they began. Before it runs, contexts never end.
+// timeout + tick after they began. Before it runs, contexts never end. A context of its
+// own would cost a call 1 us and 4 allocations (BenchmarkCallContext).
 type deadlines struct {
 	timeout time.Duration
 	current atomic.Pointer[context.Context]

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,38 +30,19 @@ func (g *Gateway) offer(c *fiber.Ctx) error {
 	if sku.Gate(g.deps.Ledger.Now()) == sale.Closed {
 		state = sale.StateClosed
 	}
-	b := append(make([]byte, 0, 384), `{"sku":`...)
-	b = sale.AppendString(b, sku.Name)
+	b := append(make([]byte, 0, 384), '{')
+	b = appendText(b, "sku", sku.Name)
 	if sku.Title != "" {
-		b = append(b, `,"title":`...)
-		b = sale.AppendString(b, sku.Title)
+		b = appendText(b, "title", sku.Title)
 	}
-	b = append(b, `,"state":"`...)
-	b = append(b, state.String()...)
-	b = append(b, '"')
-	b = appendTimeMember(b, "opens_at", sku.OpensAt)
-	b = appendTimeMember(b, "closes_at", sku.ClosesAt)
-	b = append(b, `,"unit_price":`...)
-	b = strconv.AppendInt(b, sku.UnitPrice, 10)
-	b = append(b, `,"currency":`...)
-	b = sale.AppendString(b, sku.Currency)
-	b = append(b, `,"per_user_limit":`...)
-	b = strconv.AppendInt(b, sku.PerUserLimit, 10)
-	b = append(b, `,"sold_out":`...)
-	b = strconv.AppendBool(b, g.soldOut(g.deadlines.context(), sku.Name))
+	b = appendText(b, "state", state.String())
+	b = appendTime(b, "opens_at", sku.OpensAt)
+	b = appendTime(b, "closes_at", sku.ClosesAt)
+	b = appendNumber(b, "unit_price", sku.UnitPrice)
+	b = appendText(b, "currency", sku.Currency)
+	b = appendNumber(b, "per_user_limit", sku.PerUserLimit)
+	b = appendBool(b, "sold_out", g.soldOut(g.deadlines.context(), sku.Name))
 	return g.json(c, answerOK, append(b, '}'))
-}
-
-// appendTimeMember appends a member that is left out where there is no time.
-func appendTimeMember(b []byte, name string, ms int64) []byte {
-	if ms == 0 {
-		return b
-	}
-	b = append(b, `,"`...)
-	b = append(b, name...)
-	b = append(b, `":"`...)
-	b = sale.AppendTime(b, ms)
-	return append(b, '"')
 }
 
 // soldOut says whether the SKU has no unit left: by the ledger's figure, at most
