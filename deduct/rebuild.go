@@ -67,13 +67,20 @@ func (s *Shield) Rebuild(ctx context.Context, sku *sale.SKU) error {
 	}
 	began := time.Now()
 	f.err = s.rebuild(ctx, v, sku)
-	f.gaveUp = f.err != nil && ctx.Err() != nil
+	f.gaveUp = f.err != nil && over(ctx)
 	s.metrics.rebuilt(time.Since(began), f.err)
 	v.mu.Lock()
 	v.loading = nil
 	v.mu.Unlock()
 	close(f.done)
 	return f.err
+}
+
+// over reports whether the context has ended or is just ending: a connection keeps to its
+// deadline by a timer of its own, which may be the first.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || (ok && !time.Now().Before(deadline))
 }
 
 func (s *Shield) rebuild(ctx context.Context, v *view, sku *sale.SKU) error {
