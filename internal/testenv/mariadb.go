@@ -118,7 +118,7 @@ func (s *MariaDBServer) awaitReady() error {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	return s.await(Patience, func() error {
+	return s.await(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), Patience/4)
 		defer cancel()
 		return db.PingContext(ctx)

@@ -59,7 +59,7 @@ func (n *NATSServer) Restart(t testing.TB) {
 // awaitReady waits until JetStream has recovered its streams.
 func (n *NATSServer) awaitReady() error {
 	client := http.Client{Timeout: Patience / 4, Transport: &http.Transport{DisableKeepAlives: true}}
-	return n.await(Patience, func() error {
+	return n.await(func() error {
 		res, err := client.Get(n.health)
 		if err != nil {
 			return err

@@ -25,7 +25,7 @@ func childMain() int {
 		return 1
 	}
 	fmt.Fprintln(os.Stdout, p.Pid())
-	_ = p.Wait(time.Minute)
+	_ = p.Wait()
 	return 0
 }
 
@@ -78,7 +78,7 @@ func say(t *testing.T, addr, what string) string {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(Patience))
 	if _, err := c.Write([]byte(what)); err != nil {
 		return ""
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -48,8 +49,8 @@ func (r *run) ended() bool {
 	}
 }
 
-// StartProcess starts a program; the end of the test kills it, and shows the end of
-// its output when the test has failed.
+// StartProcess starts a program; the end of the test kills it, and keeps its output
+// when the test has failed.
 func StartProcess(t testing.TB, name string, spec Spec) *Process {
 	t.Helper()
 	p, err := startProcess(tempDir(t), name, spec)
@@ -65,11 +66,47 @@ func startProcess(dir, name string, spec Spec) (*Process, error) {
 	return p, p.Start()
 }
 
+// endOfTest kills the process. One that met a data race or a panic fails the test,
+// whatever the test itself saw. Of a failed test only one line a process is shown, so
+// that what went wrong is not buried: the path of its whole output.
 func (p *Process) endOfTest(t testing.TB) {
 	p.Kill()
-	if t.Failed() {
-		t.Logf("the last output of %s:\n%s", p.Name, p.tail(4000))
+	if line := p.alarm(); line != "" {
+		t.Errorf("%s: %s", p.Name, line)
 	}
+	if !t.Failed() {
+		return
+	}
+	kept, err := p.keep(t.Name())
+	if err != nil {
+		t.Logf("output of %s is lost: %v", p.Name, err)
+		return
+	}
+	t.Logf("output of %s: %s", p.Name, kept)
+}
+
+// keep copies the output to where it outlives the test; the next failure of the same
+// test replaces it.
+func (p *Process) keep(test string) (string, error) {
+	dir := filepath.Join(os.TempDir(), "flashgate-failed", strings.ReplaceAll(test, "/", "."))
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, p.Name+".log")
+	return path, os.WriteFile(path, []byte(p.Output()), 0o644)
+}
+
+// alarm is the first line of the output with which the Go runtime reports what no
+// program may do.
+func (p *Process) alarm() string {
+	for line := range strings.Lines(p.Output()) {
+		for _, sign := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+			if strings.HasPrefix(line, sign) {
+				return strings.TrimSpace(line)
+			}
+		}
+	}
+	return ""
 }
 
 // Start starts the program again after it has ended.
@@ -154,23 +191,22 @@ func (p *Process) Stop() { p.Signal(syscall.SIGSTOP) }
 // Cont lets a frozen process go on.
 func (p *Process) Cont() { p.Signal(syscall.SIGCONT) }
 
-// Terminate asks the process to end with SIGTERM and returns how it ended; after the
-// timeout it is killed and that is an error.
-func (p *Process) Terminate(timeout time.Duration) error {
+// Terminate asks the process to end with SIGTERM and returns how it ended, like Wait.
+func (p *Process) Terminate() error {
 	p.Signal(syscall.SIGTERM)
-	return p.Wait(timeout)
+	return p.Wait()
 }
 
-// Wait returns how the process ended (nil is exit status 0); after the timeout it is
-// killed and that is an error.
-func (p *Process) Wait(timeout time.Duration) error {
+// Wait returns how the process ended (nil is exit status 0); one that has not ended
+// after Patience is killed, and that is an error.
+func (p *Process) Wait() error {
 	r := p.current()
 	select {
 	case <-r.done:
 		return r.err
-	case <-time.After(timeout):
+	case <-time.After(Patience):
 		p.Kill()
-		return fmt.Errorf("%s did not end within %v", p.Name, timeout)
+		return fmt.Errorf("%s did not end within %v", p.Name, Patience)
 	}
 }
 
@@ -192,17 +228,18 @@ func (p *Process) tail(n int) []byte {
 }
 
 // await polls until the server answers; a server that ended will not.
-func (p *Process) await(timeout time.Duration, ready func() error) error {
+func (p *Process) await(ready func() error) error {
 	var last error
-	ok := poll(timeout, func() bool {
+	ok := poll(Patience, func() bool {
 		last = ready()
 		return last == nil || !p.Running()
 	})
 	if last == nil {
 		return nil
 	}
+	how := fmt.Sprintf("does not answer within %v", Patience)
 	if ok {
-		return fmt.Errorf("%s ended instead of serving (%w); its last output:\n%s", p.Name, last, p.tail(2000))
+		how = "ended instead of serving"
 	}
-	return fmt.Errorf("%s does not answer within %v (%w); its last output:\n%s", p.Name, timeout, last, p.tail(2000))
+	return fmt.Errorf("its last output:\n%s\n%s %s: %w", p.tail(2000), p.Name, how, last)
 }

@@ -3,6 +3,7 @@ package testenv
 import (
 	"bytes"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -31,13 +32,17 @@ type Proxy struct {
 
 // trap waits for a client to send a pattern.
 type trap struct {
+	first   []byte // what the same connection must have sent before; may be empty
 	pattern []byte
 	forward bool // the server still gets the packet; only its reply is lost
 	sprung  chan struct{}
 }
 
 // link is one proxied connection.
-type link struct{ client, server net.Conn }
+type link struct {
+	client, server net.Conn
+	passed         map[*trap]bool // whose first has been sent; of there's goroutine
+}
 
 func (l *link) close() {
 	_ = l.client.Close()
@@ -123,30 +128,60 @@ func (p *Proxy) Delay(d time.Duration) {
 // SwallowReply waits for the next client that sends something holding the pattern:
 // the server gets it and answers, and then the connection is cut before the answer
 // reaches the client. The channel is closed when that has happened.
-func (p *Proxy) SwallowReply(pattern string) <-chan struct{} { return p.set(pattern, true) }
+func (p *Proxy) SwallowReply(pattern string) <-chan struct{} { return p.set("", pattern, true) }
 
 // CutBefore waits for the next client that sends something holding the pattern, and
 // cuts the connection before the server gets it. The channel is closed when that has
 // happened.
-func (p *Proxy) CutBefore(pattern string) <-chan struct{} { return p.set(pattern, false) }
+func (p *Proxy) CutBefore(pattern string) <-chan struct{} { return p.set("", pattern, false) }
 
-func (p *Proxy) set(pattern string, forward bool) <-chan struct{} {
-	tr := &trap{pattern: []byte(pattern), forward: forward, sprung: make(chan struct{})}
+// SwallowReplyAfter is SwallowReply for a connection that has sent something holding
+// first before the pattern: the COMMIT of one buyer's purchase, say.
+func (p *Proxy) SwallowReplyAfter(first, pattern string) <-chan struct{} {
+	return p.set(first, pattern, true)
+}
+
+// CutAfter is CutBefore for a connection that has sent something holding first.
+func (p *Proxy) CutAfter(first, pattern string) <-chan struct{} {
+	return p.set(first, pattern, false)
+}
+
+// Disarm forgets the traps that have not been sprung.
+func (p *Proxy) Disarm() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.traps = nil
+}
+
+func (p *Proxy) set(first, pattern string, forward bool) <-chan struct{} {
+	tr := &trap{first: []byte(first), pattern: []byte(pattern), forward: forward, sprung: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.traps = append(p.traps, tr)
 	return tr.sprung
 }
 
-// spring takes the first trap whose pattern ends in the new piece of data, having
-// begun there or in the piece before it.
-func (p *Proxy) spring(before, data []byte) *trap {
+// spring removes and returns the first trap whose pattern ends in the new piece of
+// data, having begun there or in the piece before it.
+func (p *Proxy) spring(l *link, before, data []byte) *trap {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.traps) == 0 {
+		return nil
+	}
+	both := append(bytes.Clone(before), data...)
 	for i, tr := range p.traps {
-		tail := before[max(0, len(before)-len(tr.pattern)+1):]
-		if bytes.Contains(append(bytes.Clone(tail), data...), tr.pattern) {
-			p.traps = append(p.traps[:i], p.traps[i+1:]...)
+		from := max(0, len(before)-len(tr.pattern)+1)
+		if !l.passed[tr] {
+			at := bytes.Index(both, tr.first)
+			if at < 0 {
+				continue
+			}
+			l.passed[tr] = true
+			from = max(from, at)
+		}
+		if bytes.Contains(both[from:], tr.pattern) {
+			p.traps = slices.Delete(p.traps, i, i+1)
 			return tr
 		}
 	}
@@ -178,7 +213,7 @@ func (p *Proxy) serve(client net.Conn) {
 	if err != nil {
 		return
 	}
-	l := &link{client: client, server: server}
+	l := &link{client: client, server: server, passed: make(map[*trap]bool)}
 	defer l.close()
 	p.mu.Lock()
 	gone := p.refuse
@@ -250,7 +285,7 @@ func (p *Proxy) there(l *link, swallow chan<- *trap) bool {
 			if !p.gate(0) {
 				return false
 			}
-			tr := p.spring(before, buf[:n])
+			tr := p.spring(l, before, buf[:n])
 			if tr != nil && !tr.forward {
 				l.close()
 				close(tr.sprung)

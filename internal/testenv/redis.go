@@ -53,7 +53,7 @@ func RedisReplica(t testing.TB, of *RedisServer) *RedisServer {
 }
 
 func (r *RedisServer) awaitReady() error {
-	return r.await(Patience, func() error {
+	return r.await(func() error {
 		_, err := r.Do("PING")
 		return err
 	})

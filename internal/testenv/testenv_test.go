@@ -186,7 +186,7 @@ func TestProxyRefusesPausesAndCuts(t *testing.T) {
 		t.Errorf("got %q through a paused proxy", buf[:n])
 	}
 	p.Resume()
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(Patience))
 	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "ONE" {
 		t.Errorf("after the pause: %q, %v", buf[:n], err)
 	}
@@ -202,12 +202,61 @@ func TestProxyRefusesPausesAndCuts(t *testing.T) {
 func TestTerminateTellsHowAProcessEnded(t *testing.T) {
 	p := StartProcess(t, "sh", Spec{Path: "/bin/sh", Args: []string{"-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done"}})
 	Eventually(t, func() bool { return strings.Contains(p.Output(), "up") }, "sh is up")
-	err := p.Terminate(5 * time.Second)
+	err := p.Terminate()
 	exit, ok := err.(*exec.ExitError)
 	if !ok || exit.ExitCode() != 3 || !strings.Contains(p.Output(), "bye") {
 		t.Errorf("ended with %v, output %q", err, p.Output())
 	}
 	if p.Running() {
 		t.Error("still running")
+	}
+}
+
+func TestTrapsOfOneConnection(t *testing.T) {
+	addr, got := shouter(t)
+	p := NewProxy(t, addr)
+	sprung := p.CutAfter("buyer", "COMMIT")
+	if back := say(t, p.Addr, "a COMMIT before buyer"); back == "" {
+		t.Error("a COMMIT was cut that came before the buyer")
+	}
+	if back := say(t, p.Addr, "COMMIT"); back != "COMMIT" {
+		t.Errorf("the COMMIT of another connection: %q", back)
+	}
+	if back := say(t, p.Addr, "buyer, COMMIT"); back != "" {
+		t.Errorf("the buyer's COMMIT: %q", back)
+	}
+	<-sprung
+	p.SwallowReply("COMMIT")
+	p.Disarm()
+	if back := say(t, p.Addr, "one more COMMIT"); back == "" {
+		t.Error("a trap that was disarmed has been sprung")
+	}
+	if g := got(); strings.Contains(g, "buyer, ") {
+		t.Errorf("the server got %q", g)
+	}
+}
+
+func TestClusterAndSentinelsOfRedis(t *testing.T) {
+	ClusterTier(t)
+	master := Redis(t)
+	RedisReplica(t, master)
+	s := Sentinels(t, master, 1)
+	if at, err := s.MasterAddr(); err != nil || at != master.Addr {
+		t.Errorf("the master is at %q, want %q: %v", at, master.Addr, err)
+	}
+	master.Kill()
+	Eventually(t, func() bool {
+		at, err := s.MasterAddr()
+		return err == nil && at != master.Addr
+	}, "the replica is promoted")
+	c := Cluster(t, 3)
+	seen := map[int]bool{}
+	for _, key := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+		i := c.MasterOf(t, key)
+		seen[i] = true
+		c.Masters[i].MustDo(t, "SET", key, "v")
+	}
+	if len(seen) != 3 {
+		t.Errorf("eight keys lie on %d masters", len(seen))
 	}
 }

@@ -38,35 +38,52 @@ func Took(t testing.TB, promise, took time.Duration, msg string, args ...any) {
 	t.Helper()
 	what := fmt.Sprintf(msg, args...)
 	t.Logf("%s: took %v, promised within %v", what, took.Round(time.Millisecond), promise)
-	if err := noteTiming(t.Name(), what, promise, took); err != nil {
-		t.Error(err)
-	}
-	if took > promise && os.Getenv("TEST_LONG") != "" {
+	note(t, what, map[string]any{"promised_ms": promise.Milliseconds(), "took_ms": took.Milliseconds()})
+	if took > promise && long() {
 		t.Errorf("%s: took %v, more than %v", what, took, promise)
 	}
 }
 
-func noteTiming(test, what string, promise, took time.Duration) error {
+// AtLeast holds a ratio that was measured against the least that the documents promise.
+// It is logged and kept like a time; but in the long run, a fifth of it is enough.
+func AtLeast(t testing.TB, promise, got float64, msg string, args ...any) {
+	t.Helper()
+	what := fmt.Sprintf(msg, args...)
+	t.Logf("%s: %.2f, promised at least %.2f", what, got, promise)
+	note(t, what, map[string]any{"promised_ratio": promise, "ratio": got})
+	if !long() {
+		promise /= 5
+	}
+	if got < promise {
+		t.Errorf("%s: %.2f, less than %.2f", what, got, promise)
+	}
+}
+
+// note appends a measurement to the file that TEST_TIMINGS names.
+func note(t testing.TB, what string, measured map[string]any) {
+	t.Helper()
 	path := os.Getenv("TEST_TIMINGS")
 	if path == "" {
-		return nil
+		return
 	}
-	line, err := json.Marshal(map[string]any{
-		"at": time.Now().UTC().Format(time.RFC3339), "test": test, "what": what,
-		"promised_ms": promise.Milliseconds(), "took_ms": took.Milliseconds(),
-	})
+	measured["at"], measured["test"], measured["what"] = time.Now().UTC().Format(time.RFC3339), t.Name(), what
+	line, err := json.Marshal(measured)
 	if err != nil {
-		return err
+		t.Error(err)
+		return
 	}
 	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return err
+		t.Error(err)
+		return
 	}
 	_, err = file.Write(append(line, '\n'))
 	if closed := file.Close(); err == nil {
 		err = closed
 	}
-	return err
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // poll starts eagerly and slows down to a look every 20 ms.

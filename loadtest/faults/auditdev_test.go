@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	_ "modernc.org/sqlite"
 
@@ -33,8 +32,14 @@ func TestAuditOfDev(t *testing.T) {
 		},
 	})
 	d := startDev(t, p)
+	orders := 0
 	for range 3 {
-		sh(t, d.curl+" -s")
+		if strings.Contains(sh(t, d.curl+" -s"), `"order_id"`) {
+			orders++
+		}
+	}
+	if orders == 0 {
+		t.Fatal("dev sold nothing")
 	}
 	testenv.Eventually(t, func() bool {
 		req, _ := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/v1/audit", admin), nil)
@@ -54,10 +59,10 @@ func TestAuditOfDev(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The events are on the stream, and no longer in the outbox.
-		return doc.OK && doc.Orders == 3 && doc.SKUs == 1 && doc.Events == 3
+		return doc.OK && doc.Orders >= orders && doc.SKUs == 1 && doc.Events == doc.Orders
 	}, "the audit is clean, and everything is published")
 	http.DefaultClient.CloseIdleConnections()
-	if err := p.Terminate(20 * time.Second); err != nil {
+	if err := p.Terminate(); err != nil {
 		t.Error(err)
 	}
 	file := filepath.Join(data, "ledger.db")

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"flashgate/internal/testenv"
 )
 
 // answer is what a buyer heard.
@@ -26,6 +28,13 @@ type answer struct {
 }
 
 func (a answer) yes() bool { return a.code == 201 || a.code == 200 }
+
+// final is a yes or a business no: nothing that a repeat would change.
+func (a answer) final() bool { return a.yes() || a.code == 409 || a.code == 422 }
+
+// busy is an answer that says to come again. A machine with other things to do makes
+// gateways give it, so that it is never what a test fails on.
+func (a answer) busy() bool { return a.code == 202 || a.code == 503 || a.code == 429 }
 
 // buy makes one purchase of one unit through a gateway.
 func (c *cluster) buy(g *gate, sku, user, key string) answer {
@@ -69,18 +78,33 @@ func (c *cluster) buy(g *gate, sku, user, key string) answer {
 }
 
 // insist repeats a purchase under its key, each time through the next running gateway,
-// until it hears yes or a business no, for at most the given time.
-func (c *cluster) insist(first int, sku, user, key string, limit time.Duration) answer {
-	deadline := time.Now().Add(limit)
-	pause := 20 * time.Millisecond
-	for i := first; ; i++ {
-		gates := c.running()
-		a := c.buy(gates[i%len(gates)], sku, user, key)
-		if a.yes() || a.code == 409 || a.code == 422 || time.Now().After(deadline) {
-			return a
-		}
-		<-time.After(pause)
-		pause = min(2*pause, 500*time.Millisecond)
+// until it hears yes or a business no. What it has heard after Patience is returned.
+func (c *cluster) insist(first int, sku, user, key string) answer {
+	return c.insistOn(c.running, first, sku, user, key)
+}
+
+// insistAt is insist through one gateway alone.
+func (c *cluster) insistAt(g *gate, sku, user, key string) answer {
+	return c.insistOn(func() []*gate { return []*gate{g} }, 0, sku, user, key)
+}
+
+func (c *cluster) insistOn(gates func() []*gate, first int, sku, user, key string) (a answer) {
+	i := first
+	c.patiently(func() bool {
+		now := gates()
+		a = c.buy(now[i%len(now)], sku, user, key)
+		i++
+		return a.final()
+	})
+	return a
+}
+
+// patiently calls fn until it returns true, more and more seldom, or until Patience is
+// over. It is for many buyers at once, who may not end the test.
+func (c *cluster) patiently(fn func() bool) {
+	deadline := time.Now().Add(testenv.Patience)
+	for pause := 20 * time.Millisecond; !fn() && time.Now().Before(deadline); pause = min(2*pause, 500*time.Millisecond) {
+		time.Sleep(pause)
 	}
 }
 

@@ -92,7 +92,7 @@ func newCluster(t testing.TB, n int, p parts) *cluster {
 	}
 	t.Cleanup(func() { _ = c.db.Close() })
 	transport := &http.Transport{MaxIdleConnsPerHost: 2000, MaxIdleConns: 8000, IdleConnTimeout: 30 * time.Second}
-	c.http = &http.Client{Transport: transport, Timeout: 30 * time.Second}
+	c.http = &http.Client{Transport: transport, Timeout: testenv.Patience}
 	t.Cleanup(transport.CloseIdleConnections)
 
 	migrate := exec.Command(testenv.Binary(t), "migrate")
@@ -125,14 +125,16 @@ func (c *cluster) startGate(i int) *gate {
 
 func (c *cluster) awaitReady(g *gate) {
 	c.t.Helper()
-	testenv.Eventually(c.t, func() bool {
-		res, err := c.http.Get(g.url + "/readyz")
-		if err != nil {
-			return false
-		}
-		defer drain(res)
-		return res.StatusCode == http.StatusOK
-	}, "%s is ready", g.Name)
+	testenv.Eventually(c.t, func() bool { return c.ready(g) }, "%s is ready", g.Name)
+}
+
+func (c *cluster) ready(g *gate) bool {
+	res, err := c.http.Get(g.url + "/readyz")
+	if err != nil {
+		return false
+	}
+	defer drain(res)
+	return res.StatusCode == http.StatusOK
 }
 
 func drain(res *http.Response) {
@@ -140,35 +142,49 @@ func drain(res *http.Response) {
 	_ = res.Body.Close()
 }
 
-// operate calls the operators' API of the first gateway that runs.
-func (c *cluster) operate(method, path string, body any) (int, map[string]any) {
+// operate calls the operators' API of the first gateway that runs. Calls are repeated
+// while it is too busy to answer: all that tests make may be.
+func (c *cluster) operate(method, path string, body any) (code int, doc map[string]any) {
 	c.t.Helper()
 	var in []byte
 	if body != nil {
 		in, _ = json.Marshal(body)
 	}
-	for _, g := range c.gates {
-		if !g.Running() {
-			continue
-		}
-		req, _ := http.NewRequest(method, g.admin+path, bytes.NewReader(in))
+	gates := c.running()
+	if len(gates) == 0 {
+		c.t.Fatal("no gateway runs")
+	}
+	code, doc = c.call(func() *http.Request {
+		req, _ := http.NewRequest(method, gates[0].admin+path, bytes.NewReader(in))
 		req.Header.Set("Authorization", "Bearer "+adminKey)
 		req.Header.Set("Content-Type", "application/json")
-		res, err := c.http.Do(req)
-		if err != nil {
-			c.t.Fatalf("%s %s: %v", method, path, err)
-		}
-		out, _ := io.ReadAll(res.Body)
-		_ = res.Body.Close()
-		var doc map[string]any
-		_ = json.Unmarshal(out, &doc)
-		if res.StatusCode >= 300 {
-			c.t.Logf("%s %s: %d %s", method, path, res.StatusCode, out)
-		}
-		return res.StatusCode, doc
+		return req
+	})
+	if code >= 300 {
+		c.t.Logf("%s %s: %d %v", method, path, code, doc)
 	}
-	c.t.Fatal("no gateway runs")
-	return 0, nil
+	return code, doc
+}
+
+// call makes a request that may be repeated, until the answer is not that the server is
+// too busy.
+func (c *cluster) call(request func() *http.Request) (code int, doc map[string]any) {
+	c.t.Helper()
+	var err error
+	c.patiently(func() bool {
+		var res *http.Response
+		if res, err = c.http.Do(request()); err != nil {
+			return false
+		}
+		defer drain(res)
+		code, doc = res.StatusCode, nil
+		_ = json.NewDecoder(res.Body).Decode(&doc)
+		return code != http.StatusServiceUnavailable && code != http.StatusTooManyRequests
+	})
+	if err != nil {
+		c.t.Error(err)
+	}
+	return code, doc
 }
 
 // putSKU puts a SKU on sale and waits until every gateway sells it.
@@ -196,7 +212,7 @@ func (c *cluster) putSKU(sku string, fields map[string]any) {
 // query reads one integer from the ledger.
 func (c *cluster) query(q string, args ...any) int64 {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Patience)
 	defer cancel()
 	var n sql.NullInt64
 	if err := c.db.QueryRowContext(ctx, q, args...).Scan(&n); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -71,7 +70,7 @@ func (c *cluster) checkSoldOut(sku string, total int64) {
 // the SKU was seen.
 func (c *cluster) results(sku string) map[string]int {
 	c.t.Helper()
-	nc, err := nats.Connect(c.nats.URL, nats.Timeout(5*time.Second))
+	nc, err := nats.Connect(c.nats.URL, nats.Timeout(testenv.Patience))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -80,7 +79,7 @@ func (c *cluster) results(sku string) map[string]int {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Patience)
 	defer cancel()
 	cons, err := js.CreateConsumer(ctx, "FLASHGATE", jetstream.ConsumerConfig{
 		FilterSubject: "flashgate.results." + sku + ".reserved", AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
@@ -131,7 +130,7 @@ func (c *cluster) results(sku string) map[string]int {
 }
 
 // checkPublished waits until exactly the given orders are on the results stream.
-func (c *cluster) checkPublished(sku string, orders map[string]bool, within time.Duration) {
+func (c *cluster) checkPublished(sku string, orders map[string]bool) {
 	c.t.Helper()
 	var seen map[string]int
 	testenv.Eventually(c.t, func() bool {

@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"flashgate/internal/testenv"
 )
@@ -73,26 +72,31 @@ func TestDevAsANewcomerMeetsIt(t *testing.T) {
 		t.Error("dev does not say that it is for one machine")
 	}
 	var placed []string
+	tries := 0
 	for range 3 {
-		out := sh(t, d.curl+` -s -w '\n%{http_code}'`)
-		body, code, _ := strings.Cut(strings.TrimSpace(out), "\n")
 		var order struct {
 			ID   string `json:"order_id"`
 			User string `json:"user_id"`
 			SKU  string `json:"sku"`
 		}
-		// -i or other flags in the line may print more than the body.
-		if i := strings.IndexByte(out, '{'); i >= 0 {
-			body = out[i : strings.LastIndexByte(out, '}')+1]
-			code = strings.TrimSpace(out[strings.LastIndexByte(out, '}')+1:])
-		}
-		if err := json.Unmarshal([]byte(body), &order); err != nil || code != "201" {
-			t.Fatalf("%s\nprinted %s", d.curl, out)
-		}
+		testenv.Eventually(t, func() bool {
+			tries++
+			out := sh(t, d.curl+` -s -w '\n%{http_code}'`)
+			// -i or other flags in the line may print more than the body.
+			from, to := strings.IndexByte(out, '{'), strings.LastIndexByte(out, '}')+1
+			code := strings.TrimSpace(out[to:])
+			if code == "503" || code == "202" {
+				return false // too busy
+			}
+			if err := json.Unmarshal([]byte(out[max(0, from):to]), &order); err != nil || code != "201" {
+				t.Fatalf("%s\nprinted %s", d.curl, out)
+			}
+			return true
+		}, "the printed line buys")
 		placed = append(placed, order.User+" "+order.ID+" "+order.SKU)
 	}
 	p.Kill() // -9
-	_ = p.Wait(10 * time.Second)
+	_ = p.Wait()
 	d = startDev(t, p)
 	sku := ""
 	for _, o := range placed {
@@ -119,11 +123,11 @@ func TestDevAsANewcomerMeetsIt(t *testing.T) {
 	var view struct{ Sold, Total, Reserved, Available int64 }
 	_ = json.NewDecoder(res.Body).Decode(&view)
 	_ = res.Body.Close()
-	if view.Sold != int64(len(placed)) || view.Available != view.Total-view.Reserved-view.Sold {
-		t.Errorf("after kill -9 the stock is %+v for %d orders", view, len(placed))
+	if view.Sold < int64(len(placed)) || view.Sold > int64(tries) || view.Available != view.Total-view.Reserved-view.Sold {
+		t.Errorf("after kill -9 the stock is %+v for %d orders of %d tries", view, len(placed), tries)
 	}
 	http.DefaultClient.CloseIdleConnections()
-	if err := p.Terminate(20 * time.Second); err != nil {
+	if err := p.Terminate(); err != nil {
 		t.Errorf("dev ended with %v", err)
 	}
 	if _, err := os.Stat(data); err != nil {

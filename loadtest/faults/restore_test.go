@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"flashgate/internal/testenv"
 )
@@ -70,7 +69,7 @@ func (c *cluster) drained() {
 func (c *cluster) sell(sku, prefix string, n int) []answer {
 	c.t.Helper()
 	answers := rush(n, 50, nil, func(i int) answer {
-		return c.insist(i, sku, fmt.Sprintf("%s-%d", prefix, i), "the-key", 30*time.Second)
+		return c.insist(i, sku, fmt.Sprintf("%s-%d", prefix, i), "the-key")
 	})
 	for _, a := range answers {
 		if !a.yes() {
@@ -155,7 +154,7 @@ func TestRestoreAfterALostTail(t *testing.T) {
 		if c.query("SELECT COUNT(*) FROM orders WHERE order_id = ? AND sku = 'hat'", rawID(t, a.orderID)) == 1 {
 			sku = "hat"
 		}
-		if b := c.insist(i, sku, a.buyer, "the-key", 10*time.Second); b.code != 200 || b.orderID != a.orderID {
+		if b := c.insist(i, sku, a.buyer, "the-key"); b.code != 200 || b.orderID != a.orderID {
 			t.Errorf("the repeat of %+v heard %+v", a, b)
 		}
 	}
@@ -167,7 +166,7 @@ func TestRestoreAfterALostTail(t *testing.T) {
 	// To the last unit, and not one more.
 	live := c.query("SELECT SUM(quantity) FROM orders WHERE sku = 'shoe' AND status IN ('reserved','paid')")
 	rest := rush(int(total-live)+100, 50, nil, func(i int) answer {
-		return c.insist(i, "shoe", fmt.Sprintf("rest-%d", i), "k", 30*time.Second)
+		return c.insist(i, "shoe", fmt.Sprintf("rest-%d", i), "k")
 	})
 	if got := tally(rest); got["201 reserved"]+got["200 reserved"] != int(total-live) {
 		t.Errorf("of %d units left: %v", total-live, got)

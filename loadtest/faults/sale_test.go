@@ -18,32 +18,49 @@ const (
 func TestSaleSellsExactlyItsStock(t *testing.T) {
 	c := newCluster(t, 3, parts{})
 	c.putSKU("shoe", map[string]any{"total": stock})
+	var again atomic.Int64
 	answers := rush(buyers, 600, nil, func(i int) answer {
-		return c.buy(c.gates[i%3], "shoe", fmt.Sprintf("buyer-%d", i), "")
+		user := fmt.Sprintf("buyer-%d", i)
+		a := c.buy(c.gates[i%3], "shoe", user, "")
+		if a.busy() {
+			again.Add(1)
+			a = c.insist(i, "shoe", user, "k")
+		}
+		return a
 	})
 	noErrors(t, answers)
+	// Who was told to come again, and had a unit nevertheless, has it without knowing.
 	got := tally(answers)
-	if got["201 reserved"] != stock || got["409 sold_out"] != buyers-stock {
-		t.Errorf("answers: %v", got)
+	yes, no, unsure := got["201 reserved"]+got["200 reserved"], got["409 sold_out"], int(again.Load())
+	if yes+no != buyers || yes > stock || yes < stock-unsure {
+		t.Errorf("answers: %v, of which %d after another try", got, unsure)
 	}
 	live := c.checkYes("shoe", answers)
 	c.checkSoldOut("shoe", stock)
-	c.checkPublished("shoe", live, 10*time.Second)
+	c.checkPublished("shoe", live)
 }
 
 // during runs a sale of 5,000 keyed buyers over the running gateways, who insist until
-// they have a verdict, and breaks something once a good part of the stock is sold.
-func (c *cluster) during(sku string, breakAt int64, breakIt func()) []answer {
+// they have a verdict, and breaks something once a good part of the stock is sold. Until
+// then some buyers are held back, so that units are left to be sold while it is broken.
+func (c *cluster) during(sku string, breakAt int, breakIt func()) []answer {
 	c.t.Helper()
-	broken := make(chan struct{})
+	breaking, broken := make(chan struct{}), make(chan struct{})
 	var sold atomic.Int64
 	go func() { // joined by <-broken below
 		defer close(broken)
-		testenv.Eventually(c.t, func() bool { return sold.Load() >= breakAt }, "%d orders", breakAt)
+		testenv.Eventually(c.t, func() bool { return sold.Load() >= int64(breakAt) }, "%d orders", breakAt)
+		close(breaking)
 		breakIt()
 	}()
 	answers := rush(buyers, 300, nil, func(i int) answer {
-		a := c.insist(i, sku, fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i), 40*time.Second)
+		if i >= (breakAt+stock)/2 {
+			select {
+			case <-breaking:
+			case <-broken:
+			}
+		}
+		a := c.insist(i, sku, fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i))
 		if a.yes() {
 			sold.Add(1)
 		}
@@ -64,7 +81,7 @@ func (c *cluster) checkSale(sku string, answers []answer) {
 	}
 	live := c.checkYes(sku, answers)
 	c.checkSoldOut(sku, stock)
-	c.checkPublished(sku, live, 30*time.Second)
+	c.checkPublished(sku, live)
 }
 
 func TestRedisFlushed(t *testing.T) {
@@ -79,15 +96,27 @@ func TestRedisKilledAndRestartedEmpty(t *testing.T) {
 	c.putSKU("shoe", map[string]any{"total": stock})
 	answers := c.during("shoe", stock/3, func() {
 		c.redis.Kill()
-		<-time.After(2 * time.Second)
+		c.sellsOn(100)
 		c.redis.Restart(t)
 	})
 	c.checkSale("shoe", answers)
-	// The part that came back is used again within five seconds, by every gateway: a
-	// claim goes through the shield, which was loaded for it.
+	c.checkShieldUsed()
+}
+
+// sellsOn waits until n more orders are in the ledger, or all.
+func (c *cluster) sellsOn(n int64) {
+	c.t.Helper()
+	enough := min(c.query("SELECT COUNT(*) FROM orders")+n, stock)
+	testenv.Eventually(c.t, func() bool { return c.query("SELECT COUNT(*) FROM orders") >= enough }, "it sells without what is broken")
+}
+
+// checkShieldUsed checks that the part that came back is used again within five seconds,
+// by every gateway: a claim goes through the shield, which was loaded for it.
+func (c *cluster) checkShieldUsed() {
+	c.t.Helper()
 	c.putSKU("sock", map[string]any{"total": 1000})
-	for i, g := range c.gates {
-		testenv.Within(t, 5*time.Second, func() bool {
+	for i, g := range c.running() {
+		testenv.Within(c.t, 5*time.Second, func() bool {
 			around := c.metricOf(g, "flashgate_around_claims_total")
 			a := c.buy(g, "sock", fmt.Sprintf("later-%d", i), "")
 			return a.code == 201 && c.metricOf(g, "flashgate_around_claims_total") == around
@@ -105,7 +134,7 @@ func TestStaleReplicaPromoted(t *testing.T) {
 	c.putSKU("shoe", map[string]any{"total": stock})
 	// A few orders load the shield, and the replica with it.
 	first := rush(10, 2, nil, func(i int) answer {
-		return c.insist(i, "shoe", fmt.Sprintf("early-%d", i), "k", 20*time.Second)
+		return c.insist(i, "shoe", fmt.Sprintf("early-%d", i), "k")
 	})
 	testenv.Eventually(t, func() bool {
 		size, err := replica.Do("DBSIZE")
@@ -135,13 +164,13 @@ func TestLimitHoldsWhenRedisForgets(t *testing.T) {
 	}()
 	answers := rush(5*people, 200, &done, func(i int) answer {
 		user := fmt.Sprintf("buyer-%d", i%people)
-		return c.insist(i, "shoe", user, fmt.Sprintf("try-%d", i/people), 30*time.Second)
+		return c.insist(i, "shoe", user, fmt.Sprintf("try-%d", i/people))
 	})
 	<-flushed
 	noErrors(t, answers)
 	c.checkYes("shoe", answers)
 	got := tally(answers)
-	if got["201 reserved"] != people || got["409 purchase_limit"] != 4*people {
+	if got["201 reserved"]+got["200 reserved"] != people || got["409 purchase_limit"] != 4*people {
 		t.Errorf("answers: %v", got)
 	}
 	if n := c.query("SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM orders WHERE sku = 'shoe' GROUP BY user_id) x"); n != 1 {
@@ -165,11 +194,12 @@ func TestGatewayKilled(t *testing.T) {
 	// What the dead gateway had taken from the shield comes back within 15 s, and is
 	// sold to whoever asks then.
 	late := 0
-	testenv.Within(t, 15*time.Second-time.Since(killed), func() bool {
+	testenv.Eventually(t, func() bool {
 		late++
 		answers = append(answers, c.buy(c.running()[late%2], "shoe", fmt.Sprintf("late-%d", late), fmt.Sprintf("late-key-%d", late)))
 		return c.query("SELECT SUM(sold) FROM stock WHERE sku = 'shoe'") == stock
 	}, "sold to the last unit")
+	testenv.Took(t, 15*time.Second, time.Since(killed), "what the dead gateway had taken is sold")
 	c.checkSale("shoe", answers)
 }
 
@@ -178,7 +208,7 @@ func TestNATSStoppedAndRestarted(t *testing.T) {
 	c.putSKU("shoe", map[string]any{"total": stock})
 	c.nats.Kill()
 	answers := c.during("shoe", stock/2, func() { c.nats.Restart(t) })
-	if got := tally(answers); got["201 reserved"] != stock {
+	if got := tally(answers); got["201 reserved"]+got["200 reserved"] != stock {
 		t.Errorf("the sale was disturbed: %v", got)
 	}
 	c.checkSale("shoe", answers)

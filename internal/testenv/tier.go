@@ -1,0 +1,29 @@
+package testenv
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// ClusterTier keeps a test that needs several servers of a kind to `make test-cluster`,
+// which sets TEST_CLUSTER and finds its tests by their names, and to the long run.
+func ClusterTier(t testing.TB) {
+	t.Helper()
+	if !strings.HasPrefix(t.Name(), "TestCluster") {
+		t.Fatal("make test-cluster would not find it: its name has to begin with TestCluster")
+	}
+	if os.Getenv("TEST_CLUSTER") == "" && !long() {
+		t.Skip("is run by make test-cluster; set TEST_CLUSTER=1")
+	}
+}
+
+// LongTier keeps a test that takes minutes to `make test-long`, which sets TEST_LONG.
+func LongTier(t testing.TB) {
+	t.Helper()
+	if !long() {
+		t.Skip("is run by make test-long; set TEST_LONG=1")
+	}
+}
+
+func long() bool { return os.Getenv("TEST_LONG") != "" }
