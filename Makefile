@@ -6,19 +6,30 @@ GO           ?= go
 STATICCHECK  ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 PACKAGES     ?= ./...
 TEST_FLAGS   ?=
-TEST_TIMEOUT ?= 12m
 FUZZ_TIME    ?= 30s
+
+# How long a package's tests may take before they count as hanging. A busy machine has
+# to stay far below it.
+TEST_TIMEOUT ?= 45m
 
 # Real servers for the tests (the race detector needs a C compiler), and a load
 # generator for the benchmark.
-TEST_DEBS  = gcc libc6-dev redis-server mariadb-server haproxy
+TEST_DEBS  = gcc libc6-dev redis-server mariadb-server
 BENCH_DEBS = redis-server mariadb-server wrk
 
+# The packages with tests of the cluster tier.
+CLUSTER_PACKAGES ?= ./internal/testenv ./loadtest/...
+
+# A tier says what it runs, and ends with what failed and why.
+TIER    = @sh internal/testenv/gotest.sh $@
+# What the documents promise within a time is measured; a long run keeps the figures.
+TIMINGS = $(CURDIR)/loadtest/timings.ndjson
+
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-short test-long fuzz lint bench deps
+.PHONY: help build run test test-short test-cluster test-long fuzz lint bench deps
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build ./bin/flashgate
 	$(GO) build -trimpath -o bin/flashgate .
@@ -29,14 +40,17 @@ run: ## everything in one process on loopback, nothing to install
 deps:
 	@sh internal/testenv/install.sh $(TEST_DEBS)
 
-test: deps ## all tests, with the race detector, against real servers
-	$(GO) test -race -p 2 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PACKAGES)
+test: deps ## what a change could break, with the race detector, against real servers
+	$(TIER) "all but the cluster and the long tests" $(GO) test -race -p 2 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PACKAGES)
 
 test-short: ## only the tests that need no servers
-	$(GO) test -short -timeout 3m $(TEST_FLAGS) $(PACKAGES)
+	$(TIER) "the tests that need no servers" $(GO) test -short -timeout 10m $(TEST_FLAGS) $(PACKAGES)
 
-test-long: deps ## the tests that take an hour, and each fuzz target for a while
-	TEST_LONG=1 $(GO) test -race -count 1 -p 1 -timeout 60m $(TEST_FLAGS) $(PACKAGES)
+test-cluster: deps ## the tests that need several servers of a kind: Sentinel, Redis Cluster
+	$(TIER) "Redis Sentinel and Redis Cluster" env TEST_CLUSTER=1 $(GO) test -race -p 1 -run '^TestCluster' -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(CLUSTER_PACKAGES)
+
+test-long: deps ## everything, promised times held to the letter, and each fuzz target for a while
+	$(TIER) "all tests, timings into $(TIMINGS)" env TEST_LONG=1 TEST_TIMINGS=$(TIMINGS) $(GO) test -race -count 1 -p 1 -timeout 120m $(TEST_FLAGS) $(PACKAGES)
 	@$(MAKE) --no-print-directory fuzz
 
 fuzz: ## each fuzz target for FUZZ_TIME
