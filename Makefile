@@ -26,7 +26,7 @@ TIER    = @sh internal/testenv/gotest.sh $@
 TIMINGS = $(CURDIR)/loadtest/timings.ndjson
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-short test-cluster test-long fuzz lint bench deps
+.PHONY: help build run test test-short test-cluster test-long fuzz lint image bench deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not in gofmt's form:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags bench $(PACKAGES)
 	$(GO) run $(STATICCHECK) -tags bench $(PACKAGES)
+
+image: ## the steps of the Dockerfile, without an engine
+	@sh internal/testenv/image.sh
 
 bench: ## orders per second beside a bare server, on this machine
 	@sh internal/testenv/install.sh $(BENCH_DEBS)

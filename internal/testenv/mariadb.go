@@ -39,6 +39,7 @@ var databases atomic.Int64
 // server takes OwnMariaDB.
 func MariaDB(t testing.TB) *MariaDBServer {
 	t.Helper()
+	needsServers(t)
 	sharedMariaDB.Do(func() {
 		dir, err := newDir()
 		if err != nil {
@@ -64,6 +65,7 @@ func MariaDB(t testing.TB) *MariaDBServer {
 // ("--innodb-lock-wait-timeout=1").
 func OwnMariaDB(t testing.TB, extra ...string) *MariaDBServer {
 	t.Helper()
+	needsServers(t)
 	s, err := startMariaDB(tempDir(t), extra)
 	if err != nil {
 		t.Fatal(err)

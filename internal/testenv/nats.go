@@ -23,6 +23,7 @@ type NATSServer struct {
 // are further arguments ("-c", "file").
 func NATS(t testing.TB, extra ...string) *NATSServer {
 	t.Helper()
+	needsServers(t)
 	path, err := natsBinary()
 	if err != nil {
 		t.Fatal(err)

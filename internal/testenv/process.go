@@ -230,7 +230,7 @@ func (p *Process) tail(n int) []byte {
 // await polls until the server answers; a server that ended will not.
 func (p *Process) await(ready func() error) error {
 	var last error
-	ok := poll(Patience, func() bool {
+	ok := poll(func() bool {
 		last = ready()
 		return last == nil || !p.Running()
 	})

@@ -23,6 +23,7 @@ type RedisServer struct {
 // arguments ("--maxmemory", "10mb").
 func Redis(t testing.TB, extra ...string) *RedisServer {
 	t.Helper()
+	needsServers(t)
 	path, err := program("redis-server", "redis-server")
 	if err != nil {
 		t.Fatal(err)

@@ -21,15 +21,7 @@ func TestMain(m *testing.M) {
 	Main(m)
 }
 
-func needsServers(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("needs real servers; run without -short")
-	}
-}
-
 func TestRedisForgetsWhenKilledAndReplicaIsPromoted(t *testing.T) {
-	needsServers(t)
 	r := Redis(t)
 	r.MustDo(t, "SET", "k", "v")
 	replica := RedisReplica(t, r)
@@ -50,7 +42,6 @@ func TestRedisForgetsWhenKilledAndReplicaIsPromoted(t *testing.T) {
 }
 
 func TestMariaDBKeepsWhatItCommitted(t *testing.T) {
-	needsServers(t)
 	m := OwnMariaDB(t)
 	db, err := sql.Open("mysql", m.DSN)
 	if err != nil {
@@ -74,7 +65,6 @@ func TestMariaDBKeepsWhatItCommitted(t *testing.T) {
 }
 
 func TestMariaDBGivesEachTestItsOwnDatabase(t *testing.T) {
-	needsServers(t)
 	a, b := MariaDB(t), MariaDB(t)
 	if a.Addr != b.Addr || a.DSN == b.DSN {
 		t.Errorf("want one server and two databases, got %s and %s", a.DSN, b.DSN)
@@ -82,13 +72,11 @@ func TestMariaDBGivesEachTestItsOwnDatabase(t *testing.T) {
 }
 
 func TestOwnServersAreNoLeaks(t *testing.T) {
-	needsServers(t)
 	MariaDB(t)
 	goleak.VerifyNone(t, Leaks()...)
 }
 
 func TestNATSRestarts(t *testing.T) {
-	needsServers(t)
 	n := NATS(t)
 	n.Restart(t)
 	if !n.Running() {

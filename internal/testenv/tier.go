@@ -26,4 +26,12 @@ func LongTier(t testing.TB) {
 	}
 }
 
+// needsServers keeps a test that starts one from `make test-short`.
+func needsServers(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs real servers; run without -short")
+	}
+}
+
 func long() bool { return os.Getenv("TEST_LONG") != "" }

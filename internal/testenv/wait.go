@@ -16,9 +16,15 @@ const Patience = raceSlowdown * time.Minute
 // fails.
 func Eventually(t testing.TB, fn func() bool, msg string, args ...any) {
 	t.Helper()
-	if !poll(Patience, fn) {
+	if !poll(fn) {
 		t.Fatalf("not within %v: %s", Patience, fmt.Sprintf(msg, args...))
 	}
+}
+
+// Patiently is Eventually for the many clients of a load, who may not end the test: it
+// asks more and more seldom, and returns whether fn has.
+func Patiently(fn func() bool) bool {
+	return pollEvery(20*time.Millisecond, 500*time.Millisecond, fn)
 }
 
 // Within is Eventually for what the documents promise within a time. How long it took
@@ -87,9 +93,10 @@ func note(t testing.TB, what string, measured map[string]any) {
 }
 
 // poll starts eagerly and slows down to a look every 20 ms.
-func poll(timeout time.Duration, fn func() bool) bool {
-	deadline := time.Now().Add(timeout)
-	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+func poll(fn func() bool) bool { return pollEvery(time.Millisecond, 20*time.Millisecond, fn) }
+
+func pollEvery(pause, longest time.Duration, fn func() bool) bool {
+	for deadline := time.Now().Add(Patience); ; pause = min(2*pause, longest) {
 		if fn() {
 			return true
 		}

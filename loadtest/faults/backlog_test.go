@@ -50,7 +50,7 @@ func TestLedgerAwayQueuesBuyers(t *testing.T) {
 		return a.problem == "unavailable"
 	}, "a cold SKU is refused as unavailable")
 	// Parked claims outlive queue.max_age.
-	time.Sleep(time.Until(killed.Add(10 * time.Second)))
+	<-time.After(time.Until(killed.Add(10 * time.Second)))
 	before := c.metric("flashgate_backlog_drained_total")
 	c.maria.Restart(t)
 	testenv.Within(t, 5*time.Second, func() bool { return c.metric("flashgate_backlog_drained_total") > before }, "the drain begins")
@@ -86,7 +86,7 @@ func TestQueuedForTooLong(t *testing.T) {
 	all := c.warm("shoe", 10)
 	c.away()
 	queued := c.queue("shoe", total-10, nil)
-	time.Sleep(4 * time.Second) // longer than max_wait, after the last of them came
+	<-time.After(4 * time.Second) // longer than max_wait, after the last of them came
 	c.maria.Restart(t)
 	if ends := c.verdicts(queued); ends["200 rejected timeout"] != len(queued) {
 		t.Errorf("verdicts: %v", ends)
@@ -207,13 +207,13 @@ func TestLongOutageInMidSale(t *testing.T) {
 		defer close(outage)
 		testenv.Eventually(t, func() bool { return progress.Load() > 200 }, "some have bought")
 		c.maria.Kill()
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		c.maria.Restart(t)
 	}()
 	began := time.Now()
 	answers := rush(9000, 9000, &progress, func(i int) answer {
 		// They come in over 75 seconds.
-		time.Sleep(time.Until(began.Add(time.Duration(i) * 75 * time.Second / 9000)))
+		<-time.After(time.Until(began.Add(time.Duration(i) * 75 * time.Second / 9000)))
 		return c.follow(i, "shoe", fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i))
 	})
 	<-outage

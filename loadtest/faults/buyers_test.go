@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"flashgate/internal/testenv"
 )
@@ -90,22 +89,13 @@ func (c *cluster) insistAt(g *gate, sku, user, key string) answer {
 
 func (c *cluster) insistOn(gates func() []*gate, first int, sku, user, key string) (a answer) {
 	i := first
-	c.patiently(func() bool {
+	testenv.Patiently(func() bool {
 		now := gates()
 		a = c.buy(now[i%len(now)], sku, user, key)
 		i++
 		return a.final()
 	})
 	return a
-}
-
-// patiently calls fn until it returns true, more and more seldom, or until Patience is
-// over. It is for many buyers at once, who may not end the test.
-func (c *cluster) patiently(fn func() bool) {
-	deadline := time.Now().Add(testenv.Patience)
-	for pause := 20 * time.Millisecond; !fn() && time.Now().Before(deadline); pause = min(2*pause, 500*time.Millisecond) {
-		time.Sleep(pause)
-	}
 }
 
 // rush has n buyers at most `together` at a time, each making one call of fn, and

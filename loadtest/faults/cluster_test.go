@@ -171,7 +171,7 @@ func (c *cluster) operate(method, path string, body any) (code int, doc map[stri
 func (c *cluster) call(request func() *http.Request) (code int, doc map[string]any) {
 	c.t.Helper()
 	var err error
-	c.patiently(func() bool {
+	testenv.Patiently(func() bool {
 		var res *http.Response
 		if res, err = c.http.Do(request()); err != nil {
 			return false

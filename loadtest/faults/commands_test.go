@@ -30,7 +30,7 @@ func (c *cluster) commandWith(env []string, args ...string) (out string, ok bool
 // audit runs the audit, again while a part did not answer in time.
 func (c *cluster) audit(args ...string) (out string, ok bool) {
 	c.t.Helper()
-	c.patiently(func() bool {
+	testenv.Patiently(func() bool {
 		out, ok = c.command(append([]string{"audit"}, args...)...)
 		return !strings.Contains(out, ": not checked: ")
 	})

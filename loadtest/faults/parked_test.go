@@ -74,7 +74,7 @@ func (c *cluster) verdicts(answers []answer, final ...int) map[string]int {
 		var code int
 		var status, reason string
 		n := i
-		c.patiently(func() bool {
+		testenv.Patiently(func() bool {
 			n++
 			code, status, reason = c.order(gates[n%len(gates)], a.buyer, a.orderID)
 			return code == 200 && status != "queued" || slices.Contains(final, code)
@@ -120,7 +120,7 @@ func (c *cluster) queue(sku string, n int, progress *atomic.Int64) []answer {
 	var again atomic.Int64
 	queued := rush(n, 200, progress, func(i int) (a answer) {
 		at := i
-		c.patiently(func() bool {
+		testenv.Patiently(func() bool {
 			a = c.buy(gates[at%len(gates)], sku, fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i))
 			at++
 			if a.code == 503 {
@@ -182,7 +182,7 @@ func (c *cluster) checkQueued(sku string, total int64, queued, others []answer) 
 // the verdict.
 func (c *cluster) follow(first int, sku, user, key string) (a answer) {
 	i := first
-	c.patiently(func() bool {
+	testenv.Patiently(func() bool {
 		gates := c.running()
 		if a.code == 202 {
 			code, status, reason := c.order(gates[i%len(gates)], user, a.orderID)
@@ -223,7 +223,7 @@ func (c *cluster) holdStock() (release func()) {
 // looks anew only when it has not been asked for a tenth of a second.
 func (c *cluster) transactions(condition string) int64 {
 	c.t.Helper()
-	time.Sleep(150 * time.Millisecond)
+	<-time.After(150 * time.Millisecond)
 	return c.query("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE " + condition)
 }
 

@@ -188,7 +188,7 @@ func TestGracefulDrain(t *testing.T) {
 			return answer{code: 1}
 		}
 		if draining.Load() {
-			time.Sleep(10 * time.Millisecond) // they go on, but need not fill the stream
+			<-time.After(10 * time.Millisecond) // they go on, but need not fill the stream
 		}
 		a := c.buy(c.gates[0], "shoe", fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i))
 		if a.err != nil {
