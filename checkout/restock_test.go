@@ -46,11 +46,11 @@ func TestUnitsThatCameBackAreLookedFor(t *testing.T) {
 		w := newWorld(t, config())
 		w.running(t)
 		w.Released(t.Context(), "s", ended("x"))
-		pass(time.Second)
+		pass(10*restockEvery + restockEvery/2) // in between two looks
 		w.Changed("s")
 		pass(time.Minute)
 		if n := len(w.shield.takeRaised()); n != 10+restockLooks {
-			t.Errorf("%d looks, want ten in the first second and %d after the change", n, restockLooks)
+			t.Errorf("%d looks, want ten before the change and %d after it", n, restockLooks)
 		}
 	})
 }
@@ -65,7 +65,7 @@ func TestUnitsThatCameBackWithoutAShield(t *testing.T) {
 		if len(w.shield.released) > 0 {
 			t.Error("the shield was told past its breaker")
 		}
-		pass(time.Second)
+		pass(10*restockEvery + restockEvery/2) // in between two looks
 		if n := len(w.shield.takeRaised()); n > 0 {
 			t.Errorf("%d looks past the breaker", n)
 		}

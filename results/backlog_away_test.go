@@ -122,13 +122,15 @@ func TestNATSRestartsWhileParkingAndDraining(t *testing.T) {
 	s.before = sync.OnceFunc(func() { close(read); <-restarted })
 	var draining sync.WaitGroup
 	draining.Go(func() {
-		for ctx := patient(t); ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		ctx := patient(t)
+		drained := testenv.Patiently(func() bool {
 			err := b.Drain(ctx, s.settle)
-			if counts, lookErr := b.look(ctx); err == nil && lookErr == nil && counts["shoe"] == 0 {
-				return
-			}
+			counts, lookErr := b.look(ctx)
+			return err == nil && lookErr == nil && counts["shoe"] == 0
+		})
+		if !drained {
+			t.Error("the backlog is never drained")
 		}
-		t.Error("the backlog is never drained")
 	})
 	select {
 	case <-read:

@@ -15,10 +15,8 @@ import (
 	"testing"
 )
 
-const (
-	maxLines     = 600
-	maxTestLines = 900
-)
+// maxLines is of a file, tests too.
+const maxLines = 450
 
 // file is one parsed Go file of the repository.
 type file struct {
@@ -81,12 +79,8 @@ func TestSource(t *testing.T) {
 		if vague.MatchString(filepath.Base(f.path)) {
 			t.Errorf("%s: files are named for the noun inside", f.path)
 		}
-		limit := maxLines
-		if f.tests {
-			limit = maxTestLines
-		}
-		if n := bytes.Count(f.text, []byte("\n")); n > limit && !ast.IsGenerated(f.ast) {
-			t.Errorf("%s has %d lines; above %d it is more than one thing", f.path, n, limit)
+		if n := bytes.Count(f.text, []byte("\n")); n > maxLines && !ast.IsGenerated(f.ast) {
+			t.Errorf("%s has %d lines; above %d it is more than one thing", f.path, n, maxLines)
 		}
 		for _, group := range f.ast.Comments {
 			if later.MatchString(group.Text()) && !strings.Contains(f.path, "houserules") {
