@@ -180,7 +180,10 @@ func TestKilledInMidPublish(t *testing.T) {
 	during(t, func(ctx context.Context) error {
 		for ctx.Err() == nil {
 			_ = r.Pass(ctx)
-			time.Sleep(20 * time.Millisecond)
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
 		}
 		return nil
 	})
