@@ -373,7 +373,7 @@ const (
 )
 
 func testSKU(name string) *sale.SKU {
-	s := newSKU(name, sale.DefaultPayWithin)
+	s := newSKU(name, 15*time.Minute)
 	s.UnitPrice, s.Currency = 1999, "EUR"
 	return &s
 }
@@ -381,7 +381,7 @@ func testSKU(name string) *sale.SKU {
 func testConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", AdminKey: testAdminKey,
-		Wait: 2 * time.Second, MaxWait: 4 * time.Second, VerdictTTL: 10 * time.Minute, PayWithin: sale.DefaultPayWithin,
+		Wait: 2 * time.Second, MaxWait: 4 * time.Second, VerdictTTL: 10 * time.Minute, PayWithin: 15 * time.Minute,
 		BodyLimit: 16 << 10, HeaderLimit: 4 << 10, MaxConnections: 16384,
 		ReadTimeout: testenv.Patience, IdleTimeout: testenv.Patience, ShutdownTimeout: testenv.Patience,
 		Limits: Limits{MaxEntries: 1 << 16}, Payments: Payments{Tolerance: 5 * time.Minute},

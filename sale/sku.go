@@ -2,7 +2,6 @@ package sale
 
 import (
 	"fmt"
-	"time"
 	"unicode/utf8"
 )
 
@@ -19,8 +18,6 @@ const (
 	MaxUnitPrice = 1_000_000_000_000
 	// MaxSegments bounds how many rows one SKU's stock can be spread over.
 	MaxSegments = 64
-	// DefaultPayWithin is how long a buyer has to pay where the SKU says nothing.
-	DefaultPayWithin = 15 * time.Minute
 )
 
 // SaleState is what operators set: whether a SKU can be bought at all.

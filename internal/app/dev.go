@@ -71,17 +71,17 @@ func (d devCmd) Run(ctx context.Context) error {
 		return err
 	}
 	stages := append(a.stages(), stage{"embedded redis", redis.Run}, stage{"embedded nats", nats.Run})
-	greeting := stage{"greeting", func(ctx context.Context) error { return a.greet(ctx, cfg.Admin.Key) }}
+	greeting := stage{"greeting", func(ctx context.Context) error { return a.greet(ctx, cfg) }}
 	return runStages(ctx, log, cfg.Server.ShutdownTimeout, append([]stage{greeting}, stages...))
 }
 
 // greet seeds the demo SKU once the ledger is there, says where everything is, and
 // waits for the end.
-func (a *app) greet(ctx context.Context, adminKey string) error {
+func (a *app) greet(ctx context.Context, cfg configs.Config) error {
 	if !await(ctx, func() bool { return a.ledger.Ready() && a.gateway.BuyersAddr() != nil }) {
 		return nil
 	}
-	if err := a.seed(ctx); err != nil {
+	if err := a.seed(ctx, cfg.PayWithin); err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}
 	buyers, operators := "http://"+a.gateway.BuyersAddr().String(), "http://"+a.gateway.OperatorsAddr().String()
@@ -101,20 +101,20 @@ with the header Authorization: Bearer %s
 
 Ctrl-C drains and stops. Orders are kept; start again and they are there.
 
-`, buyers, operators, adminKey, buyers, demoSKU, operators, demoSKU, adminKey)
+`, buyers, operators, cfg.Admin.Key, buyers, demoSKU, operators, demoSKU, cfg.Admin.Key)
 	<-ctx.Done()
 	return nil
 }
 
 // seed puts the demo SKU on sale, unless it is there already.
-func (a *app) seed(ctx context.Context) error {
+func (a *app) seed(ctx context.Context, payWithin time.Duration) error {
 	_, err := a.ledger.SKU(ctx, demoSKU)
 	if !errors.Is(err, sale.ErrUnknownSKU) {
 		return err
 	}
 	_, _, _, err = a.ledger.PutSKU(ctx, sale.SKU{
 		Name: demoSKU, Title: "Demo sneaker", UnitPrice: 4999, Currency: "EUR",
-		PayWithin: sale.DefaultPayWithin.Milliseconds(), State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1,
+		PayWithin: payWithin.Milliseconds(), State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1,
 	}, sale.Stock{Total: 1000})
 	return err
 }

@@ -103,7 +103,7 @@ func TestLifeOfAnOrder(t *testing.T) {
 	const secret = "webhook"
 	r := startApp(t, func(c *configs.Config) { c.Payments.WebhookSecrets = []string{"another", secret} })
 	_, _, _, err := r.ledger.PutSKU(t.Context(), sale.SKU{
-		Name: "last", UnitPrice: 4999, Currency: "EUR", PayWithin: sale.DefaultPayWithin.Milliseconds(),
+		Name: "last", UnitPrice: 4999, Currency: "EUR", PayWithin: 900_000,
 		State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1,
 	}, sale.Stock{Total: 1})
 	if err != nil {
