@@ -308,3 +308,25 @@ func TestParkedUnitsAreGone(t *testing.T) {
 		t.Fatalf("%d units left, want 2", n)
 	}
 }
+
+// lateContext is past its deadline, and its timer has not fired yet.
+type lateContext struct{ context.Context }
+
+func (lateContext) Deadline() (time.Time, bool) { return time.Now(), true }
+
+// Who gives up while loading leaves those who wait for it to see for themselves, also
+// when the connection's deadline came before the context's.
+func TestGivingUp(t *testing.T) {
+	sku := testSKU(0, 1)
+	l := newFakeLedger(sku, 10)
+	s := newShield(t, startMini(t).Addr(), l)
+	var flight *flight
+	l.hooks["stock alone"] = func() { flight = s.view(sku.Name).loading }
+	if err := s.Rebuild(lateContext{context.Background()}, &sku); !errors.Is(err, sale.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("not the connection's deadline: %v", err)
+	}
+	if !flight.gaveUp {
+		t.Error("others would hear of a deadline that is not theirs")
+	}
+	rebuild(t, s, &sku)
+}

@@ -6,7 +6,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// The documents of the two listeners; a test holds them against the tables of routes.
+// The documents of the two listeners; a test compares them with the tables of routes.
 var (
 	//go:embed openapi.yaml
 	buyersAPI []byte
