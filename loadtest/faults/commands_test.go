@@ -10,9 +10,10 @@ import (
 	"flashgate/internal/testenv"
 )
 
-// command runs an operator's command on the cluster's servers.
+// command runs an operator's command on the cluster's servers. Unlike a gateway, which
+// goes around a Redis that is slow, a command fails on it, so it is given time.
 func (c *cluster) command(args ...string) (out string, ok bool) {
-	return c.commandWith(nil, args...)
+	return c.commandWith([]string{"FLASHGATE_REDIS__READ_TIMEOUT=5s"}, args...)
 }
 
 // commandWith does so with further environment.

@@ -46,7 +46,9 @@ func TestRebuildDuringASale(t *testing.T) {
 				if rebuilds[0].Load() > 0 && rebuilds[1].Load() > 0 {
 					once.Do(func() { close(rebuilt) })
 				}
-				if out, ok := c.command(args...); !ok {
+				if out, ok := c.command(args...); !ok && strings.Contains(out, "a dependency is away") {
+					continue
+				} else if !ok {
 					t.Errorf("%v: %s", args, out)
 					return
 				} else if strings.Contains(out, "shoe: loaded anew") {
