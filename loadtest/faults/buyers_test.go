@@ -33,7 +33,9 @@ func (a answer) final() bool { return a.yes() || a.code == 409 || a.code == 422 
 
 // busy is an answer that says to come again. A machine with other things to do makes
 // gateways give it, so that it is never what a test fails on.
-func (a answer) busy() bool { return a.code == 202 || a.code == 503 || a.code == 429 }
+func (a answer) busy() bool {
+	return a.code == 202 || a.code == 503 || a.code == 429 || a.code == 408
+}
 
 // buy makes one purchase of one unit through a gateway.
 func (c *cluster) buy(g *gate, sku, user, key string) answer {
@@ -162,5 +164,6 @@ func noErrors(t testing.TB, answers []answer) {
 // that was closed while it was idle: the request was never accepted.
 func refusedConnection(err error) bool {
 	s := err.Error()
-	return strings.Contains(s, "connection refused") || strings.Contains(s, "EOF") || strings.Contains(s, "connection reset")
+	return strings.Contains(s, "connection refused") || strings.Contains(s, "EOF") || strings.Contains(s, "connection reset") ||
+		strings.Contains(s, "server closed idle connection")
 }

@@ -84,6 +84,8 @@ func newCluster(t testing.TB, n int, p parts) *cluster {
 		"FLASHGATE_SERVER__TRUSTED_PROXIES=127.0.0.0/8",
 		"FLASHGATE_SERVER__DRAIN_DELAY=0s",
 		"FLASHGATE_LIMITS__USER__RATE=0",
+		// Buyers on this machine may be slow without meaning harm.
+		"FLASHGATE_SERVER__READ_TIMEOUT=1m",
 		"FLASHGATE_LOG__LEVEL=info",
 	}, p.env...)
 	var err error

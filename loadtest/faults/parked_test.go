@@ -123,10 +123,11 @@ func (c *cluster) queue(sku string, n int, progress *atomic.Int64) []answer {
 		testenv.Patiently(func() bool {
 			a = c.buy(gates[at%len(gates)], sku, fmt.Sprintf("buyer-%d", i), fmt.Sprintf("key-%d", i))
 			at++
-			if a.code == 503 {
-				again.Add(1)
+			if a.code == 202 || !a.busy() {
+				return true
 			}
-			return a.code != 503
+			again.Add(1)
+			return false
 		})
 		return a
 	})

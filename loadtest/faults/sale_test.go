@@ -22,7 +22,7 @@ func TestSaleSellsExactlyItsStock(t *testing.T) {
 	answers := rush(buyers, 600, nil, func(i int) answer {
 		user := fmt.Sprintf("buyer-%d", i)
 		a := c.buy(c.gates[i%3], "shoe", user, "")
-		if a.busy() {
+		if a.busy() || a.err != nil && refusedConnection(a.err) {
 			again.Add(1)
 			a = c.insist(i, "shoe", user, "k")
 		}
