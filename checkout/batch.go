@@ -7,9 +7,10 @@ import (
 )
 
 // batch is the claims of one Settle call and how far each has come. The lists hold
-// indexes into claims; a claim is in at most one of them, or has its verdict. Settle's
-// goroutine owns it; while the unsure are being decided beside the commit, the two
-// sides touch the verdicts of different claims.
+// indexes into claims: first every claim is open, then each is in one of the others, or
+// has its verdict; one that is refused or unsure may have the verdict that stands if
+// nobody knows better. Settle's goroutine owns it; while it looks orders up beside the
+// commit, the two sides touch the verdicts of different claims.
 type batch struct {
 	sku      *sale.SKU
 	claims   []*sale.Claim
@@ -25,6 +26,7 @@ type batch struct {
 	refused  []int // refused, verdict set; those with a key may still be repeats
 	repeats  []int // of the unsure: ids that the shield has seen, to be parked
 
+	missed  bool // the shield, whose copy may be in use, has not heard of those around
 	behind  bool // what is admitted queues in the backlog instead of asking the ledger
 	beside  bool // claims are parked out of reach: what is admitted goes ahead, nothing else
 	failed  bool // the ledger gave no answer on the admitted
@@ -53,7 +55,7 @@ func (b *batch) fail(err error) []sale.Verdict {
 	return b.verdicts
 }
 
-func (b *batch) takeOpen() []int {
+func (b *batch) popOpen() []int {
 	open := b.open
 	b.open = nil
 	return open

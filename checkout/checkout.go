@@ -1,5 +1,6 @@
 // Package checkout takes one batch of one SKU from arrival to verdicts: through the
-// shield or around it, then into the ledger. Settle reads like DESIGN.md section 3.
+// shield or around it, then into the ledger. Settle reads like the way of a
+// purchase in docs/ARCHITECTURE.md.
 package checkout
 
 import (
@@ -181,7 +182,7 @@ func (c *Checkout) Quiet(ctx context.Context, name string) {
 	if !ok {
 		return
 	}
-	settled := m.(*memo).take()
+	settled := m.(*memo).drain()
 	if len(settled) == 0 {
 		return
 	}

@@ -255,6 +255,7 @@ func TestParkingAgainstModel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			p.checkLimits(0) // a load, which this game has not, would follow
 			for range 40 {
 				p.step(t)
 			}

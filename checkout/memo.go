@@ -47,9 +47,9 @@ func (c *Checkout) memoOf(name string) *memo {
 	return m.(*memo)
 }
 
-// take hands over what the shield has to learn; a batch that could not deliver it
+// drain hands over what the shield has to learn; a batch that could not deliver it
 // keeps it again.
-func (m *memo) take() []sale.Settlement {
+func (m *memo) drain() []sale.Settlement {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.learned

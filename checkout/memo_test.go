@@ -159,7 +159,7 @@ func TestSettlementsAreNotSweptAway(t *testing.T) {
 			for range each {
 				w.keep("s", []sale.Settlement{{Token: 1}})
 				if m, ok := w.memos.Load("s"); ok {
-					n := len(m.(*memo).take())
+					n := len(m.(*memo).drain())
 					mu.Lock()
 					told += n
 					mu.Unlock()

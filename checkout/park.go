@@ -97,7 +97,7 @@ func earlier(a, b time.Time) time.Time {
 
 // end gives every claim that is still open the same verdict.
 func (b *batch) end(v sale.Verdict) {
-	for _, i := range b.takeOpen() {
+	for _, i := range b.popOpen() {
 		b.verdicts[i] = v
 	}
 }

@@ -187,16 +187,19 @@ func TestChangedWhileLoading(t *testing.T) {
 }
 
 // With several segments a gateway that asks its own cannot know what was bought out of
-// another: no reason to load anything.
-func TestOtherSegmentsAreNoContradiction(t *testing.T) {
+// another, and no copy need know an order that has ended: no reason to load anything.
+func TestWhatTheShieldCannotKnowIsNoContradiction(t *testing.T) {
 	for _, c := range []struct {
 		verdict           string
 		segments, segment int // how many; of the order that exists
+		status            sale.Status
 		distrusted        int
 	}{
-		{"D", 1, 0, 1}, {"L", 1, 0, 1},
-		{"D", 4, 0, 1}, {"D", 4, 4, 1}, // once spread over more
-		{"D", 4, 1, 0}, {"L", 4, 0, 0},
+		{"D", 1, 0, sale.StatusReserved, 1}, {"L", 1, 0, 0, 1}, {"D", 1, 0, sale.StatusPaid, 1},
+		{"D", 4, 0, sale.StatusReserved, 1}, {"D", 4, 4, sale.StatusReserved, 1}, // once spread over more
+		{"D", 4, 1, sale.StatusReserved, 0}, {"L", 4, 0, 0, 0},
+		// Whose order has ended may be no buyer that the shield has to know.
+		{"D", 1, 0, sale.StatusCancelled, 0}, {"D", 1, 0, sale.StatusExpired, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, config())
@@ -204,7 +207,7 @@ func TestOtherSegmentsAreNoContradiction(t *testing.T) {
 			w.ledger.commit = func(ctx context.Context, b sale.CommitBatch) (sale.CommitResult, error) {
 				res, err := w.commits(c.verdict)(ctx, b)
 				if o := res.Verdicts[0].Order; o != nil {
-					o.Segment = c.segment
+					o.Segment, o.Status = c.segment, c.status
 				}
 				return res, err
 			}

@@ -62,7 +62,7 @@ func (c *Checkout) judge(ctx context.Context, name string, b *batch) error {
 // state again, exactly, when it has changed since this gateway saw it.
 func (c *Checkout) refuseByState(b *batch) {
 	if gate := b.sku.Gate(c.Ledger.Now()); gate != sale.Reserved {
-		for _, i := range b.takeOpen() {
+		for _, i := range b.popOpen() {
 			b.refuse(i, gate)
 		}
 	}
@@ -85,7 +85,7 @@ func (c *Checkout) refuseFromMemory(ctx context.Context, b *batch) {
 		return
 	}
 	m.soldOut.note(time.Now())
-	for _, i := range b.takeOpen() {
+	for _, i := range b.popOpen() {
 		if !b.repeat(i, found) {
 			b.verdicts[i] = sale.Verdict{Outcome: sale.SoldOut}
 		}
@@ -101,11 +101,12 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		return false
 	}
 	m := c.memoOf(b.sku.Name)
-	settled := m.take()
+	settled := m.drain()
 	b.asked = c.Ledger.Now()
 	d, err := c.Shield.Deduct(ctx, b.sku, b.openClaims(), settled)
 	if err != nil {
 		c.keep(b.sku.Name, settled)
+		b.missed = true
 		return false
 	}
 	if !d.Loaded {
@@ -114,7 +115,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 	}
 	b.token = d.Token
 	spare := d.Left
-	for k, i := range b.takeOpen() {
+	for k, i := range b.popOpen() {
 		switch d.Answers[k] {
 		case sale.Admitted:
 			b.admitted = append(b.admitted, i)
@@ -152,12 +153,12 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 // aroundShield lets the open claims pass at the pace that the ledger can bear.
 func (c *Checkout) aroundShield(ctx context.Context, b *batch) {
 	if err := c.Around.Wait(ctx, len(b.open), b.due); err != nil {
-		for _, i := range b.takeOpen() {
+		for _, i := range b.popOpen() {
 			b.verdicts[i] = failure(err)
 		}
 		return
 	}
-	b.around = b.takeOpen()
+	b.around = b.popOpen()
 }
 
 // commit has the ledger decide what the shield admitted, or what came around it.
@@ -181,6 +182,10 @@ func (c *Checkout) commit(ctx context.Context, b *batch) {
 		res, err := c.Ledger.Commit(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.around), LockFirst: true})
 		b.adopt(b.around, res, err)
 		c.noteStock(m, res)
+		if b.missed && (err != nil || anyReserved(res)) {
+			// What was committed, or may have been, is in no copy that is loaded by now.
+			c.Shield.Distrust(b.sku.Name, c.Ledger.Now())
+		}
 	}
 }
 
@@ -203,8 +208,8 @@ func (c *Checkout) contradicted(m *memo, b *batch) {
 		case sale.Duplicate:
 			// An order made after the shield was asked, by another gateway that got the
 			// same claim, is nothing the shield could have known; nor is one out of another
-			// segment.
-			if v.Order.ReservedAt < b.asked && v.Order.Segment%segments == b.segments[k] {
+			// segment, or one that has ended, whose buyer it need not know.
+			if v.Order.Status.Live() && v.Order.ReservedAt < b.asked && v.Order.Segment%segments == b.segments[k] {
 				c.suspect(m, b, "it admitted an order that exists")
 				return
 			}

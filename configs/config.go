@@ -155,8 +155,9 @@ type Redis struct {
 	// ReadTimeout bounds each call. Too low: a fork for a snapshot opens the breaker.
 	// Too high: batches wait that long for a Redis that hangs before they go around.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
-	// PoolSize is connections per server. Too low: SKUs wait for a connection. Too
-	// high: connections that are never used.
+	// PoolSize is connections per server for what is not a batch: loads, repairs and
+	// verdicts; batches have their own. Too low: loads wait for each other. Too high:
+	// connections that are never used.
 	PoolSize int `yaml:"pool_size"`
 }
 

@@ -288,6 +288,11 @@ func (s *Shield) ask(ctx context.Context, v *view, sku *sale.SKU, segment int, r
 			return judged{}, unknown(err)
 		}
 		if got.loaded {
+			// A connection that was made for this call may have met another server. What a
+			// copy that is distrusted by now has taken is settled by the load that follows.
+			if !s.stillTrusts(v, g) {
+				return judged{}, nil
+			}
 			v.noteLeft(segment, got.left)
 			return got, nil
 		}

@@ -45,7 +45,7 @@ func (s *Shield) do(ctx context.Context, args []any, claims int) ([]any, error) 
 	case <-s.stopped:
 		return nil, fmt.Errorf("deduct: %w", sale.ErrShuttingDown)
 	case <-ctx.Done():
-		return nil, away(ctx.Err())
+		return nil, away(fmt.Errorf("%w: %w", errNotSent, ctx.Err()))
 	}
 	var err error
 	select {
@@ -103,7 +103,7 @@ func (s *Shield) roundTrip(ctx context.Context, batch []*call) {
 	live := make([]*call, 0, len(batch))
 	for _, c := range batch {
 		if err := c.ctx.Err(); err != nil {
-			c.done <- err
+			c.done <- fmt.Errorf("%w: %w", errNotSent, err)
 			continue
 		}
 		live = append(live, c)
@@ -132,10 +132,10 @@ func (s *Shield) send(ctx context.Context, calls []*call) {
 	}
 	// Each command carries its own error; those returned here only repeat the first.
 	if len(calls) == 1 {
-		_ = s.client.Process(ctx, calls[0].cmd)
+		_ = s.selling.Process(ctx, calls[0].cmd)
 		return
 	}
-	pipe := s.client.Pipeline()
+	pipe := s.selling.Pipeline()
 	for _, c := range calls {
 		_ = pipe.Process(ctx, c.cmd)
 	}

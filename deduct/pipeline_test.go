@@ -228,10 +228,10 @@ func TestCallersThatGiveUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer idle.client.Close()
+	defer func() { _ = errors.Join(idle.selling.Close(), idle.client.Close()) }()
 	ctx, cancel = context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := idle.do(ctx, nil, 0); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, sale.ErrUnknown) {
+	if _, err := idle.do(ctx, nil, 0); !errors.Is(err, sale.ErrOverloaded) || errors.Is(err, sale.ErrUnknown) {
 		t.Errorf("not running: %v", err)
 	}
 }

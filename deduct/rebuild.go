@@ -272,7 +272,9 @@ func (s *Shield) flip(ctx context.Context, v *view, sku *sale.SKU, l *load, left
 		return errLost
 	}
 	l.inUse = true
-	s.adopt(v, sku, l.segment, l.gen.name)
+	if _, ok := s.adopt(v, sku, l.segment, l.gen.name); !ok {
+		return errLost // distrusted while it was loaded
+	}
 	return nil
 }
 

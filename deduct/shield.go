@@ -54,8 +54,7 @@ type Config struct {
 	// the pool included.
 	DialTimeout time.Duration
 	ReadTimeout time.Duration
-	// PoolSize is connections per server. With fewer than pipelines + 2, loads and
-	// repairs wait for batches.
+	// PoolSize is connections per server for what is not batches, which have their own.
 	PoolSize int
 	// MaxBatch is the largest batch that will be offered, 1000 at most.
 	MaxBatch int
@@ -99,7 +98,8 @@ type Shield struct {
 	cfg     Config
 	ledger  Ledger
 	log     *slog.Logger
-	client  redis.UniversalClient
+	selling redis.UniversalClient // the senders' connections, and nobody else's
+	client  redis.UniversalClient // everything else: loads, repairs, verdicts
 	metrics metrics
 	scripts scripts
 
@@ -107,7 +107,8 @@ type Shield struct {
 	stopped chan struct{} // closed by Run when no sender is left
 	dedup   sync.Pool     // *dedup
 
-	since atomic.Int64 // generations that began before are distrusted
+	identities identities
+	since      atomic.Int64 // generations that began before are distrusted
 
 	mu    sync.Mutex
 	views map[string]*view
@@ -159,7 +160,8 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 	if err := s.metrics.register(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("deduct: metrics: %w", err)
 	}
-	s.client = redis.NewUniversalClient(s.options())
+	s.selling = redis.NewUniversalClient(s.options(pipelines))
+	s.client = redis.NewUniversalClient(s.options(cfg.PoolSize))
 	return s, nil
 }
 
@@ -182,14 +184,14 @@ func (s *scripts) read() error {
 
 // options has the client never repeat a call: whether one is repeated, and under which
 // ids, is for those to decide who know what it means.
-func (s *Shield) options() *redis.UniversalOptions {
+func (s *Shield) options(poolSize int) *redis.UniversalOptions {
 	c := &s.cfg
 	return &redis.UniversalOptions{
 		Addrs: c.Addrs, MasterName: c.SentinelMaster, SentinelPassword: c.SentinelPassword,
 		Username: c.Username, Password: c.Password, DB: c.DB, TLSConfig: c.TLS,
 		MaxRetries: -1, DialTimeout: c.DialTimeout, DialerRetries: 1,
 		ReadTimeout: c.ReadTimeout, WriteTimeout: c.ReadTimeout, PoolTimeout: c.ReadTimeout,
-		ContextTimeoutEnabled: true, PoolSize: c.PoolSize, DisableIdentity: true,
+		ContextTimeoutEnabled: true, PoolSize: poolSize, DisableIdentity: true, OnConnect: s.meet,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
@@ -198,6 +200,7 @@ func (s *Shield) options() *redis.UniversalOptions {
 // connections: nothing of the Shield works afterwards. It is called once.
 func (s *Shield) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	wg.Go(func() { s.meetAll(ctx) })
 	for range pipelines {
 		wg.Go(func() { s.sendCalls(ctx) })
 	}
@@ -208,7 +211,7 @@ func (s *Shield) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			wg.Wait()
 			close(s.stopped)
-			if err := s.client.Close(); err != nil {
+			if err := errors.Join(s.selling.Close(), s.client.Close()); err != nil {
 				return fmt.Errorf("deduct: closing connections: %w", err)
 			}
 			return nil
@@ -253,10 +256,30 @@ func away(err error) error {
 	if err == nil {
 		return nil
 	}
+	if notSent(err) {
+		return overloaded(err)
+	}
 	return fmt.Errorf("deduct: %w: %w", sale.ErrUnavailable, err)
 }
 
-// unknown marks an error of a call that may have been carried out all the same.
+// unknown marks an error of a call that may have been carried out all the same, unless
+// it was never sent.
 func unknown(err error) error {
+	if notSent(err) {
+		return overloaded(err)
+	}
 	return fmt.Errorf("deduct: %w: %w: %w", sale.ErrUnavailable, sale.ErrUnknown, err)
 }
+
+// overloaded marks a call that was never sent, because this gateway had too many others
+// on their way. Redis has not failed.
+func overloaded(err error) error { return fmt.Errorf("deduct: %w: %w", sale.ErrOverloaded, err) }
+
+// notSent reports whether a call waited for one of this gateway's own connections, or
+// its turn, in vain.
+func notSent(err error) bool {
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, errNotSent)
+}
+
+// errNotSent says that a call's caller gave up before a sender came to it.
+var errNotSent = errors.New("given up before it was sent")

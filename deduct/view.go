@@ -78,8 +78,7 @@ func (s *Shield) Distrust(sku string, since int64) {
 	v.since = max(v.since, since)
 }
 
-// DistrustAll has every copy that is loaded now loaded anew before it is used again: to
-// be called when claims of any SKU may have gone around the shield.
+// DistrustAll has every copy that is loaded now loaded anew before it is used again.
 func (s *Shield) DistrustAll() { s.Distrust("", s.ledger.Now()) }
 
 // familyOf returns the view's family; the caller holds v.mu.
@@ -96,6 +95,14 @@ func (v *view) familyOf(sku string, segment int) *family {
 // older than what was in use before means that Redis has gone back in time.
 func (s *Shield) trusts(v *view, f *family, g generation, sku *sale.SKU) bool {
 	return g.name != "" && g.serves(sku) && g.began >= s.since.Load() && g.began >= v.since && g.began >= f.floor
+}
+
+// stillTrusts reports whether a generation that was used just now has not been distrusted
+// meanwhile.
+func (s *Shield) stillTrusts(v *view, g generation) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return g.began >= max(s.since.Load(), v.since)
 }
 
 // current returns the generation to use, and whether its time to live wants setting.

@@ -84,13 +84,19 @@ func New(cfg Config) (*Breaker, error) {
 			return b.inRow >= cfg.Consecutive ||
 				(int(c.Requests) >= cfg.MinCalls && float64(c.TotalFailures) >= cfg.FailureRatio*float64(c.Requests))
 		},
-		// A caller that gave up says nothing about the dependency; nor does a clear
-		// answer that happens to be an error.
-		IsExcluded:    func(err error) bool { return errors.Is(err, context.Canceled) },
+		// A caller that gave up says nothing about the dependency, and a gateway that has
+		// too much to do says it of itself; a clear answer that happens to be an error is
+		// a success.
+		IsExcluded:    excluded,
 		IsSuccessful:  b.succeeded,
 		OnStateChange: func(_ string, _, to gobreaker.State) { b.turned(to) },
 	})
 	return b, nil
+}
+
+// excluded reports how a call may end that says nothing about the dependency.
+func excluded(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, sale.ErrOverloaded)
 }
 
 // succeeded judges how a call ended; it runs under cb's lock.

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"hash/maphash"
 	"sync"
@@ -229,7 +228,7 @@ func (db *DB) watchCatalog(ctx context.Context) {
 func (db *DB) readChanges(ctx context.Context, since int64) error {
 	ctx, cancel := context.WithTimeout(ctx, db.times.call)
 	defer cancel()
-	rows, err := db.sql.QueryContext(ctx, "SELECT sku, version FROM skus WHERE changed_at >= ?", since)
+	rows, err := read(ctx, db.pools.control, "SELECT sku, version FROM skus WHERE changed_at >= ?", since)
 	if err != nil {
 		return err
 	}
@@ -289,7 +288,7 @@ func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SK
 	s.raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
 	s.strs(names)
 	s.raw(")")
-	rows, err := db.sql.QueryContext(ctx, string(s.text))
+	rows, err := read(ctx, db.pools.control, string(s.text))
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
@@ -302,7 +301,7 @@ func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SK
 }
 
 // scanSKUs reads the result set to its end and closes it.
-func scanSKUs(rows *sql.Rows) (map[string]*sale.SKU, error) {
+func scanSKUs(rows resultSet) (map[string]*sale.SKU, error) {
 	found := make(map[string]*sale.SKU)
 	for rows.Next() {
 		sku, err := scanSKU(rows)

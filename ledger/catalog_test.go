@@ -190,7 +190,7 @@ func BenchmarkSKU(b *testing.B) {
 func TestSKUFromMemoryAllocatesNothing(t *testing.T) {
 	// One that does not run, so that nothing else allocates meanwhile.
 	db := sqliteBed(t).new()
-	defer func() { _ = db.sql.Close() }()
+	defer func() { _ = db.pools.close() }()
 	db.catalog.store(&sale.SKU{Name: "shoe", Version: 1})
 	ctx := t.Context()
 	if _, err := db.SKU(ctx, "shoe"); err != nil {

@@ -131,6 +131,6 @@ func (db *DB) askTime(ctx context.Context) (int64, error) {
 		return time.Now().UnixMicro(), nil
 	}
 	var micros int64
-	err := db.sql.QueryRowContext(ctx, "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))").Scan(&micros)
+	err := db.pools.leases.QueryRowContext(ctx, "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))").Scan(&micros)
 	return micros, err
 }

@@ -215,7 +215,7 @@ func (c *committer) connect() error {
 func (c *committer) dial() error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.db.times.connect)
 	defer cancel()
-	conn, err := c.db.sql.Conn(ctx)
+	conn, err := connOf(ctx, c.db.pools.commits)
 	if err != nil {
 		return c.db.away(ctx, err)
 	}
@@ -256,6 +256,7 @@ func (c *committer) undo() {
 // over.
 func (c *committer) committed(w *writes) {
 	c.used = time.Now()
+	c.db.queue.commits.Add(1)
 	if len(w.outbox) == 0 {
 		return
 	}

@@ -32,13 +32,13 @@ func discard(conn *sql.Conn) {
 // vain is tried again.
 const maxContended = 5
 
-// transact runs fn inside a transaction on a pooled connection, again when it was
+// transact runs fn inside a transaction on a connection of the pool, again when it was
 // contended: what fn locks against the order of all transactions (DESIGN.md) may end in
 // a deadlock. Its own errors roll back and are returned as they are; an error that wraps
 // sale.ErrUnknown means that the commit may have happened.
-func (db *DB) transact(ctx context.Context, fn func(ctx context.Context, conn *sql.Conn) error) error {
+func (db *DB) transact(ctx context.Context, pool *sql.DB, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	for try := 1; ; try++ {
-		err := db.transactOnce(ctx, fn)
+		err := db.transactOnce(ctx, pool, fn)
 		if db.dialect.classify(err) != contended || try == maxContended {
 			return err
 		}
@@ -51,12 +51,12 @@ func (db *DB) transact(ctx context.Context, fn func(ctx context.Context, conn *s
 	}
 }
 
-func (db *DB) transactOnce(ctx context.Context, fn func(ctx context.Context, conn *sql.Conn) error) error {
+func (db *DB) transactOnce(ctx context.Context, pool *sql.DB, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	if err := db.lockWriter(ctx); err != nil {
 		return err
 	}
 	defer db.unlockWriter()
-	conn, err := db.sql.Conn(ctx)
+	conn, err := connOf(ctx, pool)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,15 @@ func (db *DB) unlockWriter() {
 	}
 }
 
+// resultSet is what a query returns, on a connection of its own or not.
+type resultSet interface {
+	scanner
+	Next() bool
+	Err() error
+	Close() error
+}
+
 // closeRows joins what a result set has still to say to the error at hand.
-func closeRows(rows *sql.Rows, err error) error {
+func closeRows(rows resultSet, err error) error {
 	return errors.Join(err, rows.Err(), rows.Close())
 }

@@ -7,7 +7,6 @@ package ledger
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,7 +89,7 @@ type DB struct {
 	log     *slog.Logger
 	hooks   Hooks
 	dialect dialect
-	sql     *sql.DB // pool for reads, operators and the order life cycle
+	pools   pools
 	metrics *metrics
 
 	ready   atomic.Bool
@@ -113,21 +112,18 @@ func New(cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := d.open(cfg.DSN)
-	if err != nil {
-		return nil, fmt.Errorf("ledger.dsn: %w", err)
-	}
 	// SQLite has one writer: a second committer would only poll for the lock.
 	if d.singleWriter() {
 		cfg.Committers = 1
 	}
+	pools, err := openPools(d, cfg.DSN, cfg.Committers)
+	if err != nil {
+		return nil, err
+	}
 	db := &DB{
 		cfg: cfg, times: times{callTimeout, connectTimeout, connLifetime, maxOutboxAge},
-		log: cfg.Logger, dialect: d, sql: pool, clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
+		log: cfg.Logger, dialect: d, pools: pools, clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
 	}
-	pool.SetMaxOpenConns(cfg.Committers + 16)
-	pool.SetMaxIdleConns(cfg.Committers + 8)
-	pool.SetConnMaxIdleTime(5 * time.Minute)
 	if d.singleWriter() {
 		db.writer = make(chan struct{}, 1)
 	}
@@ -144,9 +140,11 @@ func New(cfg Config) (*DB, error) {
 // that is away is waited for; one that fails the proof ends Run with one line. Run
 // may be called once.
 func (db *DB) Run(ctx context.Context) error {
-	defer func() { _ = db.sql.Close() }()
+	defer func() { _ = db.pools.close() }()
 	defer db.queue.close()
-	db.sql.SetConnMaxLifetime(db.times.connLifetime)
+	for _, pool := range db.pools.all() {
+		pool.SetConnMaxLifetime(db.times.connLifetime)
+	}
 	if err := db.connect(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -213,10 +211,13 @@ func (db *DB) noteErr(err error) {
 }
 
 // away wraps a failure in the sentinel that callers know, and remembers it as the
-// database's, unless it is that the caller's own context has ended.
+// database's, unless it is this gateway's own, or the caller's context has ended.
 func (db *DB) away(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, sale.ErrOverloaded) {
+		return err
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())

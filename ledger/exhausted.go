@@ -73,7 +73,7 @@ func compareOrderIDs(a, b sale.OrderID) int { return bytes.Compare(a[:], b[:]) }
 
 // stockState reads the SKU's stock rows and whether nothing is left in any.
 func (db *DB) stockState(ctx context.Context, sku string) (st stockState, exhausted bool, err error) {
-	rows, err := db.sql.QueryContext(ctx, "SELECT total, reserved, sold, raises FROM stock WHERE sku = ?", sku)
+	rows, err := read(ctx, db.pools.lookups, "SELECT total, reserved, sold, raises FROM stock WHERE sku = ?", sku)
 	if err != nil {
 		return st, false, db.away(ctx, err)
 	}

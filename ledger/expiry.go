@@ -95,7 +95,7 @@ func someRows(rows []dueRow) int {
 }
 
 func (db *DB) readDue(ctx context.Context, after dueKey, now int64) ([]dueRow, error) {
-	rows, err := db.sql.QueryContext(ctx, `SELECT pay_by, slot, ids FROM due WHERE pay_by >= ? AND pay_by <= ? AND (pay_by > ? OR slot > ?)
+	rows, err := read(ctx, db.pools.control, `SELECT pay_by, slot, ids FROM due WHERE pay_by >= ? AND pay_by <= ? AND (pay_by > ? OR slot > ?)
 		ORDER BY pay_by, slot LIMIT ?`, after.payBy, now, after.payBy, after.slot[:], duePage)
 	if err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow, broken
 	for _, r := range rows {
 		e.ids = append(e.ids, r.ids...)
 	}
-	err := db.insistOn(ctx, expireRefused, e.attempt)
+	err := db.insistOn(ctx, db.pools.control, expireRefused, e.attempt)
 	if errors.Is(err, errRefused) {
 		err = e.bySKU(ctx)
 	}
@@ -251,7 +251,7 @@ func (e *expiry) bySKU(ctx context.Context) error {
 	}
 	for _, sku := range slices.Sorted(maps.Keys(ids)) {
 		part := &expiry{db: e.db, token: e.token, ids: ids[sku], locked: true, ended: e.ended}
-		err := e.db.insistOn(ctx, expireRefused-expireUnlocked, part.attempt)
+		err := e.db.insistOn(ctx, e.db.pools.control, expireRefused-expireUnlocked, part.attempt)
 		switch e.lost = part.lost; {
 		case e.lost:
 			return nil
@@ -261,7 +261,7 @@ func (e *expiry) bySKU(ctx context.Context) error {
 			return err
 		}
 	}
-	return e.db.insist(ctx, e.attempt)
+	return e.db.insist(ctx, e.db.pools.control, e.attempt)
 }
 
 // lock begins the transaction early and locks the orders, in a session that the server

@@ -123,17 +123,17 @@ func TestCutWhileWaitingForARow(t *testing.T) {
 func TestFence(t *testing.T) {
 	b := mariaBed(t)
 	db := b.open()
-	old, err := db.sql.Conn(t.Context())
+	old, err := db.pools.control.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = old.Close() }()
-	other, err := db.sql.Conn(t.Context())
+	other, err := db.pools.control.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = other.Close() }()
-	fresh, err := db.sql.Conn(t.Context())
+	fresh, err := db.pools.control.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,12 +40,12 @@ type try struct {
 // refusal, which asks for new reads, and after a broken connection, which leaves open
 // whether the transaction was committed. So attempt must recognise its own work.
 // Its errors are the database's; an error of insist wraps sale.ErrUnavailable.
-func (db *DB) insist(ctx context.Context, attempt func(ctx context.Context, t *try) error) error {
-	return db.insistOn(ctx, maxRefused, attempt)
+func (db *DB) insist(ctx context.Context, pool *sql.DB, attempt func(ctx context.Context, t *try) error) error {
+	return db.insistOn(ctx, pool, maxRefused, attempt)
 }
 
 // insistOn is insist with another bound on refusals.
-func (db *DB) insistOn(ctx context.Context, refusals int, attempt func(ctx context.Context, t *try) error) error {
+func (db *DB) insistOn(ctx context.Context, pool *sql.DB, refusals int, attempt func(ctx context.Context, t *try) error) error {
 	if !db.Ready() {
 		return db.notReady()
 	}
@@ -53,7 +53,7 @@ func (db *DB) insistOn(ctx context.Context, refusals int, attempt func(ctx conte
 	start := time.Now()
 	for wait := time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		t.conn, t.sent = nil, false
-		err := db.attemptOnce(ctx, attempt, t)
+		err := db.attemptOnce(ctx, pool, attempt, t)
 		switch db.dialect.classify(err) {
 		case noFailure:
 			db.noteErr(nil)
@@ -86,12 +86,12 @@ func (db *DB) insistOn(ctx context.Context, refusals int, attempt func(ctx conte
 
 // attemptOnce is not interrupted by ctx once it has a connection, which would leave
 // its outcome open; the connection's own limits bound it.
-func (db *DB) attemptOnce(ctx context.Context, attempt func(context.Context, *try) error, t *try) (err error) {
+func (db *DB) attemptOnce(ctx context.Context, pool *sql.DB, attempt func(context.Context, *try) error, t *try) (err error) {
 	if err := db.lockWriter(ctx); err != nil {
 		return err
 	}
 	defer db.unlockWriter()
-	t.conn, err = db.sql.Conn(ctx)
+	t.conn, err = connOf(ctx, pool)
 	if err != nil {
 		return err
 	}

@@ -32,14 +32,14 @@ func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 	}
 	// Most calls are of gateways that see that another one has the lease: that takes
 	// no lock.
-	row, err := readLease(ctx, l.db.sql, name, "")
+	row, err := readLease(ctx, l.db.pools.leases, name, "")
 	if err != nil {
 		return 0, false, l.db.away(ctx, err)
 	}
 	if row.holder != holder && row.expiresAt > l.db.Now() {
 		return row.token, false, nil
 	}
-	err = l.db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error {
+	err = l.db.transact(ctx, l.db.pools.leases, func(ctx context.Context, conn *sql.Conn) error {
 		row, err := readLease(ctx, conn, name, l.db.dialect.forUpdate())
 		if err != nil {
 			return err
@@ -71,7 +71,7 @@ func (l Leases) Release(ctx context.Context, name, holder string, token int64) e
 	if !l.db.Ready() {
 		return l.db.notReady()
 	}
-	_, err := l.db.sql.ExecContext(ctx,
+	_, err := l.db.pools.leases.ExecContext(ctx,
 		"UPDATE job_leases SET expires_at = 0 WHERE name = ? AND holder = ? AND token = ?", name, holder, token)
 	return l.db.away(ctx, err)
 }

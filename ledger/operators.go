@@ -64,7 +64,7 @@ func (db *DB) ListSKUs(ctx context.Context, after string, limit int) ([]sale.Lis
 		return nil, db.notReady()
 	}
 	const sum = ", (SELECT COALESCE(SUM(%[1]s), 0) FROM stock WHERE stock.sku = skus.sku) AS sum_%[1]s"
-	rows, err := db.sql.QueryContext(ctx, "SELECT "+skuColumns+fmt.Sprintf(sum, "total")+fmt.Sprintf(sum, "reserved")+
+	rows, err := read(ctx, db.pools.control, "SELECT "+skuColumns+fmt.Sprintf(sum, "total")+fmt.Sprintf(sum, "reserved")+
 		fmt.Sprintf(sum, "sold")+" FROM skus WHERE sku > ? ORDER BY sku LIMIT ?", after, limit)
 	if err != nil {
 		return nil, db.away(ctx, err)
@@ -131,7 +131,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 	}
 	start := time.Now()
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
+		err := db.transact(ctx, db.pools.control, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
 		if err == nil || errors.Is(err, errAbandon) {
 			db.noteErr(nil)
 			if c.refusal == nil {

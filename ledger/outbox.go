@@ -63,7 +63,7 @@ func (db *DB) runAcks(ctx context.Context) {
 		case <-tick.C:
 		}
 		for ids := db.acks.drain(ackChunk); len(ids) > 0; ids = db.acks.drain(ackChunk) {
-			err := db.transact(ctx, func(ctx context.Context, conn *sql.Conn) error {
+			err := db.transact(ctx, db.pools.control, func(ctx context.Context, conn *sql.Conn) error {
 				s := newScript(db.dialect)
 				s.raw("DELETE FROM outbox WHERE id IN (")
 				for i, id := range ids {
@@ -110,7 +110,7 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
-	rows, err := db.sql.QueryContext(ctx,
+	rows, err := read(ctx, db.pools.control,
 		"SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id > ? AND at <= ? ORDER BY id LIMIT ?",
 		afterID, db.Now()-olderThan.Milliseconds(), limit)
 	if err != nil {
@@ -125,7 +125,7 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 }
 
 // scanOutbox reads the result set to its end and closes it.
-func scanOutbox(rows *sql.Rows) ([]sale.OutboxRow, error) {
+func scanOutbox(rows resultSet) ([]sale.OutboxRow, error) {
 	var out []sale.OutboxRow
 	var err error
 	for rows.Next() {

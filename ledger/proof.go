@@ -16,7 +16,7 @@ func (e *proofError) Error() string { return "the ledger cannot be trusted: " + 
 // prove checks the schema's version, the server's settings, and that each constraint
 // bites, in a transaction that is rolled back.
 func (db *DB) prove(ctx context.Context) error {
-	conn, err := db.sql.Conn(ctx)
+	conn, err := db.pools.control.Conn(ctx)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"flashgate/sale"
 )
@@ -39,6 +40,7 @@ type groupQueue struct {
 	arrived *sync.Cond
 	waiting []*call
 	closed  bool
+	commits atomic.Uint64 // transactions of the committers that the database accepted
 }
 
 func (q *groupQueue) init() { q.arrived = sync.NewCond(&q.mu) }
@@ -121,7 +123,7 @@ func (db *DB) Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult
 	if len(c.asks) == 0 {
 		return c.result, nil
 	}
-	n := float64(len(c.asks))
+	n, commits := float64(len(c.asks)), db.queue.commits.Load()
 	db.metrics.waiting.Add(n)
 	defer db.metrics.waiting.Sub(n)
 	if !db.queue.put(c) {
@@ -133,7 +135,13 @@ func (db *DB) Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult
 	case <-ctx.Done():
 	}
 	if db.queue.withdraw(c) {
-		return sale.CommitResult{}, fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())
+		// A database that has accepted others meanwhile has not failed: there was too much
+		// in front of this call.
+		why := sale.ErrUnavailable
+		if db.queue.commits.Load() != commits {
+			why = sale.ErrOverloaded
+		}
+		return sale.CommitResult{}, fmt.Errorf("%w: %w", why, ctx.Err())
 	}
 	r := <-c.done
 	return r.result, r.err

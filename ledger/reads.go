@@ -35,7 +35,7 @@ func scanOrder(r scanner) (sale.Order, error) {
 
 // Ping asks the ledger for next to nothing. Errors wrap sale.ErrUnavailable.
 func (db *DB) Ping(ctx context.Context) error {
-	_, err := db.Find(ctx, []sale.OrderID{{}})
+	_, err := db.find(ctx, db.pools.leases, []sale.OrderID{{}})
 	return err
 }
 
@@ -44,13 +44,17 @@ const findChunk = 1000
 
 // Find returns those of the orders that have a row. Errors wrap sale.ErrUnavailable.
 func (db *DB) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	return db.find(ctx, db.pools.lookups, ids)
+}
+
+func (db *DB) find(ctx context.Context, pool *sql.DB, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
 	found := make(map[sale.OrderID]sale.Order)
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
 	for len(ids) > 0 {
 		n := min(len(ids), findChunk)
-		if err := db.findChunk(ctx, ids[:n], found); err != nil {
+		if err := db.findChunk(ctx, pool, ids[:n], found); err != nil {
 			return nil, db.away(ctx, err)
 		}
 		ids = ids[n:]
@@ -59,12 +63,12 @@ func (db *DB) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sa
 	return found, nil
 }
 
-func (db *DB) findChunk(ctx context.Context, ids []sale.OrderID, found map[sale.OrderID]sale.Order) error {
+func (db *DB) findChunk(ctx context.Context, pool *sql.DB, ids []sale.OrderID, found map[sale.OrderID]sale.Order) error {
 	s := newScript(db.dialect)
 	s.raw("SELECT " + orderColumns + " FROM orders WHERE order_id IN (")
 	s.ids(ids)
 	s.raw(")")
-	rows, err := db.sql.QueryContext(ctx, string(s.text))
+	rows, err := read(ctx, pool, string(s.text))
 	if err != nil {
 		return err
 	}
@@ -72,7 +76,7 @@ func (db *DB) findChunk(ctx context.Context, ids []sale.OrderID, found map[sale.
 }
 
 // scanOrders reads the result set to its end and closes it.
-func scanOrders(rows *sql.Rows, found map[sale.OrderID]sale.Order) error {
+func scanOrders(rows resultSet, found map[sale.OrderID]sale.Order) error {
 	for rows.Next() {
 		o, err := scanOrder(rows)
 		if err != nil {
@@ -85,7 +89,7 @@ func scanOrders(rows *sql.Rows, found map[sale.OrderID]sale.Order) error {
 
 // Order returns one order, or sale.ErrUnknownOrder.
 func (db *DB) Order(ctx context.Context, id sale.OrderID) (sale.Order, error) {
-	found, err := db.Find(ctx, []sale.OrderID{id})
+	found, err := db.find(ctx, db.pools.edge, []sale.OrderID{id})
 	if err != nil {
 		return sale.Order{}, err
 	}
@@ -98,10 +102,14 @@ func (db *DB) Order(ctx context.Context, id sale.OrderID) (sale.Order, error) {
 
 // Stock returns the SKU's units by segment: an empty map when it has no rows.
 func (db *DB) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error) {
+	return db.stock(ctx, db.pools.edge, sku)
+}
+
+func (db *DB) stock(ctx context.Context, pool *sql.DB, sku string) (map[int]sale.Stock, error) {
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
-	rows, err := db.sql.QueryContext(ctx, "SELECT segment, total, reserved, sold FROM stock WHERE sku = ?", sku)
+	rows, err := read(ctx, pool, "SELECT segment, total, reserved, sold FROM stock WHERE sku = ?", sku)
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
@@ -177,11 +185,11 @@ func (db *DB) EachBuyer(ctx context.Context, sku string, fn func(users []string,
 }
 
 // stream reads a result set row by row into dest, and ends with last.
-func (db *DB) stream(ctx context.Context, query, arg string, dest []any, row, last func() error) error {
+func (db *DB) stream(ctx context.Context, text, arg string, dest []any, row, last func() error) error {
 	if !db.Ready() {
 		return db.notReady()
 	}
-	rows, err := db.sql.QueryContext(ctx, query, arg)
+	rows, err := read(ctx, db.pools.control, text, arg)
 	if err != nil {
 		return db.away(ctx, err)
 	}

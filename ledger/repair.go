@@ -156,7 +156,7 @@ func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (r
 // repairLocked runs fn in a transaction that locks before it reads, and commits what it
 // wrote, if it did.
 func (db *DB) repairLocked(ctx context.Context, fn func(ctx context.Context, on *try) (wrote bool, err error)) error {
-	return db.insist(ctx, func(ctx context.Context, on *try) error {
+	return db.insist(ctx, db.pools.control, func(ctx context.Context, on *try) error {
 		defer discard(on.conn)
 		if err := db.beginLocking(ctx, on.conn); err != nil {
 			return err

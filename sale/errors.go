@@ -21,6 +21,7 @@ var (
 	ErrPaymentMismatch = errors.New("the payment does not fit the order or an earlier event of its name") // 422 invalid_request
 	ErrLeaseLost       = errors.New("the lease has passed to another holder")                             // internal: a job stops
 	ErrNotCalled       = fmt.Errorf("breaker open, not called: %w", ErrUnavailable)                       // 503 unavailable: nothing can have happened
+	ErrOverloaded      = fmt.Errorf("this gateway has more to do than it can: %w", ErrUnavailable)        // 503 unavailable: no dependency has failed
 	ErrUnknown         = errors.New("it is not known whether the call succeeded")                         // internal: repeat under the same ids
 )
 

@@ -81,11 +81,10 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	if a.shield, err = deduct.New(shieldConfig(cfg, log, reg, a.backlog), a.ledger); err != nil {
+	if a.shield, err = deduct.New(shieldConfig(cfg, log, reg, a.backlog), a.ledger.Source()); err != nil {
 		return nil, err
 	}
-	// What the shield holds is older than what went around it while it was away.
-	shieldBreaker, err := fallback.New(breakerConfig("redis", cfg.Breaker.Redis, log, a.shield.DistrustAll))
+	shieldBreaker, err := fallback.New(breakerConfig("redis", cfg.Breaker.Redis, log, a.shield.Doubt))
 	if err != nil {
 		return nil, err
 	}
@@ -129,17 +128,17 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	ledgerUp := ledgerBreaker.Usable
 	natsUp := func() bool { return natsBreaker.Usable() && a.nats.Ready() }
 	a.jobs, err = jobs.New(jobs.Config{Holder: holder(), Log: log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
-		jobs.Job{Name: "relay", Every: relayEvery, Able: natsUp, Run: leased(relay.Pass)},
-		jobs.Job{Name: "drain", Every: drainEvery, Able: func() bool { return ledgerUp() && natsUp() }, Run: leased(func(ctx context.Context) error {
+		jobs.Job{Name: "relay", Every: relayEvery, Able: natsUp, Run: anyLeader(relay.Pass)},
+		jobs.Job{Name: "drain", Every: drainEvery, Able: func() bool { return ledgerUp() && natsUp() }, Run: anyLeader(func(ctx context.Context) error {
 			return a.backlog.Drain(ctx, a.checkout.SettleParked)
 		})},
-		jobs.Job{Name: "reconcile", Every: cfg.Reconcile.Period, Able: ledgerUp, Run: leased(func(ctx context.Context) error {
+		jobs.Job{Name: "reconcile", Every: cfg.Reconcile.Period, Able: ledgerUp, Run: anyLeader(func(ctx context.Context) error {
 			return shieldBreaker.Do(ctx, func(ctx context.Context) error { _, err := a.shield.Reconcile(ctx); return err })
 		})},
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Able: ledgerUp, Run: a.ledger.Expire},
-		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: leased(a.ledger.Repair)},
-		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: leased(ledgerBreaker.Probe(a.ledger.Ping))},
-		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: leased(natsBreaker.Probe(a.nats.Ping))},
+		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: anyLeader(a.ledger.Repair)},
+		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(ledgerBreaker.Probe(a.ledger.Ping))},
+		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(natsBreaker.Probe(a.nats.Ping))},
 	)
 	return a, err
 }

@@ -86,7 +86,7 @@ func withParts(ctx context.Context, s source, fn func(context.Context, *parts) e
 		log := newLogger(cfg.Log)
 		deduct.SetClientLog(log)
 		var err error
-		if p.shield, err = deduct.New(shieldConfig(cfg, log, nil, p.backlog), db); err != nil {
+		if p.shield, err = deduct.New(shieldConfig(cfg, log, nil, p.backlog), db.Source()); err != nil {
 			return err
 		}
 		return runCommand(ctx, stage{"shield", p.shield.Run}, func(ctx context.Context) error { return fn(ctx, p) })
