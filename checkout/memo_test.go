@@ -170,7 +170,7 @@ func TestSettlementsAreNotSweptAway(t *testing.T) {
 	adding.Wait()
 	close(stop)
 	wg.Wait()
-	told += len(w.memoOf("s").take())
+	told += len(w.memoOf("s").drain())
 	if told != writers*each {
 		t.Errorf("%d settlements of %d arrived", told, writers*each)
 	}

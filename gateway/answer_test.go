@@ -67,6 +67,9 @@ func TestEveryErrorHasAnAnswer(t *testing.T) {
 		}
 	}
 	for o := sale.NoOutcome; o <= sale.Queued; o++ {
+		if o.Refusal() && answers[ofOutcome(o)].status < 400 {
+			t.Errorf("outcome %d refuses with %d", o, answers[ofOutcome(o)].status)
+		}
 		if ofOutcome(o) == internalError {
 			t.Errorf("outcome %d has no answer", o)
 		}

@@ -40,5 +40,8 @@ func TestAJobThatCannotWorkHasNotFailed(t *testing.T) {
 		if got := value(t, reg, "flashgate_job_errors_total"); got > 0 {
 			t.Errorf("%v failures are counted", got)
 		}
+		if got := value(t, reg, "flashgate_job_last_success_timestamp_seconds"); got > 0 {
+			t.Errorf("it is said to have succeeded at %v", got)
+		}
 	})
 }

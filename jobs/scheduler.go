@@ -208,17 +208,19 @@ func (s *Scheduler) renew(ctx context.Context, cancel context.CancelCauseFunc, j
 func (s *Scheduler) repeat(ctx context.Context, j Job, token int64) {
 	for failures := 0; ctx.Err() == nil; {
 		start := time.Now()
-		err := once(ctx, j, token)
+		ran, err := once(ctx, j, token)
 		took := time.Since(start)
 		if err != nil && ctx.Err() != nil {
 			return // it was told to stop
 		}
-		s.metrics.observe(j.Name, took, err)
+		if ran {
+			s.metrics.observe(j.Name, took, err)
+		}
 		if err != nil {
 			if failures++; failures == 1 {
 				s.cfg.Log.Warn("a job failed", "job", j.Name, "err", err)
 			}
-		} else if failures > 0 {
+		} else if ran && failures > 0 {
 			s.cfg.Log.Info("a job succeeds again", "job", j.Name, "failures", failures)
 			failures = 0
 		}
@@ -228,16 +230,15 @@ func (s *Scheduler) repeat(ctx context.Context, j Job, token int64) {
 	}
 }
 
-// once runs the job, where a run could do anything.
-func once(ctx context.Context, j Job, token int64) error {
+// once runs the job, where a run could do anything, and reports whether it did.
+func once(ctx context.Context, j Job, token int64) (ran bool, err error) {
 	if j.Able != nil && !j.Able() {
-		return nil
+		return false, nil
 	}
-	err := j.Run(ctx, token)
-	if errors.Is(err, sale.ErrNotCalled) {
-		return nil
+	if err = j.Run(ctx, token); errors.Is(err, sale.ErrNotCalled) {
+		return false, nil
 	}
-	return err
+	return true, err
 }
 
 // rest is the pause after a run: what is left of the period, but never nothing, and

@@ -72,7 +72,7 @@ func (d devCmd) Run(ctx context.Context) error {
 	}
 	stages := append(a.stages(), stage{"embedded redis", redis.Run}, stage{"embedded nats", nats.Run})
 	greeting := stage{"greeting", func(ctx context.Context) error { return a.greet(ctx, cfg) }}
-	return runStages(ctx, log, cfg.Server.ShutdownTimeout, append([]stage{greeting}, stages...))
+	return runStages(ctx, log, cfg.Server.DrainDelay+cfg.Server.ShutdownTimeout, append([]stage{greeting}, stages...))
 }
 
 // greet seeds the demo SKU once the ledger is there, says where everything is, and

@@ -20,9 +20,9 @@ const (
 // share host names and process ids.
 func holder() string { return rand.Text()[:8] + "/" + instance() }
 
-// leased is a job that writes nothing by which an older leader could be told, and so has
-// no use for the token of its lease.
-func leased(run func(context.Context) error) func(context.Context, int64) error {
+// anyLeader is a job that needs no fencing token: an older leader that runs it as well
+// does no harm.
+func anyLeader(run func(context.Context) error) func(context.Context, int64) error {
 	return func(ctx context.Context, _ int64) error { return run(ctx) }
 }
 

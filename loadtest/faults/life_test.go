@@ -291,9 +291,8 @@ func TestFrozenLeader(t *testing.T) {
 		t.Error("the lease is still the frozen gateway's")
 	}
 	leader.Cont()
-	if a := c.insistAt(leader, "shoe", "thawed", "k"); !a.yes() {
-		t.Errorf("the thawed gateway: %+v", a)
-	}
+	// It may say sold out for a moment: what was given back meanwhile was another's doing.
+	testenv.Eventually(t, func() bool { return c.insistAt(leader, "shoe", "thawed", "k").yes() }, "the thawed gateway sells what was given back")
 	for name, n := range map[string]int64{
 		"orders that changed once":   c.query("SELECT COUNT(*) FROM orders WHERE status = 'expired' AND version = 2"),
 		"units given back in all":    c.query("SELECT SUM(delta) FROM stock_moves WHERE sku = 'shoe' AND reason <> 'operator'"),
