@@ -2,6 +2,7 @@ package deduct
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,9 +21,14 @@ type identities struct {
 }
 
 // meet runs on every new connection, before anything else does, and distrusts every copy
-// when the server is not the one that was there before. It fails no connection.
+// when the server is not the one that was there before. An error means that the
+// connection is of no use.
 func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
-	master, id := s.identify(ctx, cn)
+	master, id, err := identify(ctx, cn)
+	if err != nil {
+		return err
+	}
+	s.identities.unread.Store(id == "")
 	if !master {
 		return nil
 	}
@@ -33,20 +39,21 @@ func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
 	return nil
 }
 
-// identify asks a server who it is; a replica is nobody, since nothing is asked of it.
-func (s *Shield) identify(ctx context.Context, cn *redis.Conn) (master bool, id string) {
-	server, err := cn.Info(ctx, "server").Result()
-	if err != nil {
-		s.identities.unread.Store(true)
-		return false, ""
+// identify asks a server who it is, "" when it does not say, and whether it is a master:
+// nothing else is asked of a replica.
+func identify(ctx context.Context, cn *redis.Conn) (master bool, id string, err error) {
+	var info [2]string
+	for i, section := range []string{"server", "replication"} {
+		var refused redis.Error
+		if info[i], err = cn.Info(ctx, section).Result(); err != nil && !errors.As(err, &refused) {
+			return false, "", err
+		}
 	}
-	history, err := cn.Info(ctx, "replication").Result()
-	run, replication := infoField(server, "run_id"), infoField(history, "master_replid")
-	if err != nil || run == "" || replication == "" {
-		s.identities.unread.Store(true)
-		return false, ""
+	run, replication := infoField(info[0], "run_id"), infoField(info[1], "master_replid")
+	if run == "" || replication == "" {
+		return false, "", nil
 	}
-	return infoField(history, "role") == "master", run + " " + replication
+	return infoField(info[1], "role") == "master", run + " " + replication, nil
 }
 
 // changed notes who answers at an address and reports whether that was somebody else

@@ -29,6 +29,22 @@ func TestTheSameServerIsTrustedAgain(t *testing.T) {
 	if err := s.Rebuild(context.Background(), &sku); err != nil {
 		t.Fatal(err)
 	}
+	// The link breaks while the server is asked who it is, and afterwards.
+	for _, asked := range []string{"server", "replication"} {
+		sprung := front.CutBefore(asked)
+		front.Cut()
+		testenv.Eventually(t, func() bool {
+			stands(t, s, &sku)
+			select {
+			case <-sprung:
+				return true
+			default:
+				front.Cut()
+				return false
+			}
+		}, "the link breaks while the server is asked")
+		s.Doubt()
+	}
 	for range 3 {
 		front.Cut()
 		s.Doubt() // as on every change of the breaker
