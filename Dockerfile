@@ -13,7 +13,9 @@ FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/flashgate /flashgate
 USER 65532:65532
+# Buyers, and operators where admin.listen says so: it is loopback unless it is set.
 EXPOSE 8080 9090
+# It reads the environment only: where admin.listen stands in a file, name that file here too.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s CMD ["/flashgate", "health"]
 ENTRYPOINT ["/flashgate"]
 CMD ["serve"]

@@ -84,10 +84,10 @@ func (s *fakeShield) Remember(_ context.Context, orders []sale.Order, ttl time.D
 	return s.fail
 }
 
-func (s *fakeShield) Release(_ context.Context, _ *sale.SKU, orders []sale.Order) error {
+func (s *fakeShield) Release(ctx context.Context, _ *sale.SKU, orders []sale.Order) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fail == nil {
+	if s.fail == nil && ctx.Err() == nil {
 		s.released = append(s.released, orders...)
 	}
 	return s.fail

@@ -12,6 +12,8 @@ type metrics struct {
 	around       prometheus.Counter
 	contradicted prometheus.Counter
 	rebuilt      prometheus.Counter
+
+	restockFailed prometheus.Counter
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {
@@ -34,10 +36,13 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	m.rebuilt = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "flashgate_shield_loads_total", Help: "Shields loaded from the ledger.",
 	})
+	m.restockFailed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "flashgate_restock_looks_failed_total", Help: "Looks for units that came back that failed.",
+	})
 	if r == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{verdicts, m.around, m.contradicted, m.rebuilt} {
+	for _, c := range []prometheus.Collector{verdicts, m.around, m.contradicted, m.rebuilt, m.restockFailed} {
 		if err := r.Register(c); err != nil {
 			return err
 		}

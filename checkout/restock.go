@@ -15,6 +15,9 @@ import (
 const (
 	restockEvery = 100 * time.Millisecond
 	restockLooks = 15
+	// releaseFor bounds telling the shield of what was given back: for less, a busy
+	// moment leaves it to be found; for longer, whoever gave it back waits.
+	releaseFor = time.Second
 )
 
 // restocks are the SKUs of which units came back lately. The shield may not have known
@@ -51,6 +54,9 @@ func (r *restocks) due() []string {
 // forgets that it is sold out. Where the shield cannot be told, or does not know the
 // orders, the units are found in the ledger. It is the ledger's hook.
 func (c *Checkout) Released(ctx context.Context, name string, orders []sale.Order) {
+	// The call that ended the orders may have used up its time: this one has its own.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseFor)
+	defer cancel()
 	sku, err := c.Ledger.SKU(ctx, name)
 	if err == nil {
 		err = c.Shield.Release(ctx, sku, orders)
@@ -82,7 +88,10 @@ func (c *Checkout) watchRestocks(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			c.lookAtRestocks(ctx)
+			// Both are asked; without one of them a look would find nothing out.
+			if c.Ledger.Usable() && c.Shield.Usable() {
+				c.lookAtRestocks(ctx)
+			}
 		}
 	}
 }
@@ -93,11 +102,13 @@ func (c *Checkout) lookAtRestocks(ctx context.Context) {
 		if err == nil {
 			err = c.Shield.Raise(ctx, sku)
 		}
+		if err == nil {
+			continue
+		}
 		if errors.Is(err, sale.ErrNotCalled) || ctx.Err() != nil {
 			return
 		}
-		if err != nil {
-			c.log.Debug("units that came back not looked for", "sku", name, "err", err)
-		}
+		c.metrics.restockFailed.Inc()
+		c.log.Debug("units that came back not looked for", "sku", name, "err", err)
 	}
 }

@@ -1,6 +1,7 @@
 package checkout
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -30,8 +31,12 @@ func TestReleased(t *testing.T) {
 		if w.Released(t.Context(), "s", ended("yz")); w.SoldOut("s") {
 			t.Error("still sold out, though units came back")
 		}
-		if n := len(w.shield.released); n != 3 {
-			t.Errorf("the shield was told of %d orders, want 3", n)
+		// A cancellation may have taken all the time that its request had.
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		w.Released(over, "s", ended("q"))
+		if n := len(w.shield.released); n != 4 {
+			t.Errorf("the shield was told of %d orders, want 4", n)
 		}
 		if d := w.shield.takeDistrusted(); len(d) > 0 {
 			t.Errorf("distrusted %v", d)
@@ -70,6 +75,13 @@ func TestUnitsThatCameBackWithoutAShield(t *testing.T) {
 			t.Errorf("%d looks past the breaker", n)
 		}
 		w.redis.set(false)
+		w.sql.set(true) // a look would ask the ledger
+		pass(20 * restockEvery)
+		if n := len(w.shield.takeRaised()); n > 0 {
+			t.Errorf("%d looks without a ledger", n)
+		}
+		pass(time.Minute)
+		w.sql.set(false)
 		w.shield.mu.Lock()
 		w.shield.fail = errors.New("broken")
 		w.shield.mu.Unlock()

@@ -153,7 +153,7 @@ func (s *Shield) parked(ctx context.Context, sku string) (int64, error) {
 	}
 	n, err := s.cfg.Parked(ctx, sku)
 	if err != nil {
-		return 0, fmt.Errorf("deduct: backlog of %s: %w", sku, err)
+		return 0, fmt.Errorf("deduct: backlog of %s: %w", sku, elsewhere(err))
 	}
 	return n, nil
 }

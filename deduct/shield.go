@@ -148,7 +148,7 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Shield{
-		cfg: cfg, ledger: ledger, log: cfg.Logger,
+		cfg: cfg, ledger: source{ledger}, log: cfg.Logger,
 		calls: make(chan *call), stopped: make(chan struct{}),
 		views: make(map[string]*view), checks: make(map[string]*soldOutCheck),
 	}

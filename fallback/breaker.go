@@ -96,7 +96,7 @@ func New(cfg Config) (*Breaker, error) {
 
 // excluded reports how a call may end that says nothing about the dependency.
 func excluded(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, sale.ErrOverloaded)
+	return errors.Is(err, context.Canceled) || errors.Is(err, sale.ErrOverloaded) || errors.Is(err, sale.ErrElsewhere)
 }
 
 // succeeded judges how a call ended; it runs under cb's lock.

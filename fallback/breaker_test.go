@@ -145,8 +145,9 @@ func TestBreakerOpensByConsecutiveFailures(t *testing.T) {
 		}
 		wantState(t, b, "closed", true)
 		doAll(b, errAway, errAway, errAway, errAway)
-		// Neither a caller that gave up, nor a gateway that has too much to do, nor a healthy
-		// dependency's answer counts.
+		// Neither a caller that gave up, nor a gateway that has too much to do, nor another
+		// dependency's failure, nor a healthy one's answer counts.
+		doAll(b, fmt.Errorf("read for a load: %w", sale.ErrElsewhere))
 		doAll(b, sale.ErrOverloaded, fmt.Errorf("waiting for a connection: %w", sale.ErrOverloaded))
 		doAll(b, context.Canceled, fmt.Errorf("while waiting: %w", context.Canceled))
 		wantState(t, b, "closed", true)

@@ -28,24 +28,23 @@ func throughTwo[A, B any](ctx context.Context, g guard, call func(context.Contex
 	return a, b, err
 }
 
-// Ask makes the call unless the breaker is open, and does not count how it ended: what
-// people look at, with deadlines of their own, must not open the breaker of what sells.
+// Ask makes the call unless the breaker opened by itself, and does not count how it
+// ended: what people look at, with deadlines of their own, must not open the breaker of
+// what sells, nor does an operator who has the sale go another way mean to blind them.
 func (b *Breaker) Ask(ctx context.Context, call func(context.Context) error) error {
-	if !b.Usable() {
+	if b.modeNow() == sale.BreakerAuto && !b.Usable() {
 		return sale.ErrNotCalled
 	}
 	return call(ctx)
 }
 
-// probeTimeout is how long a dependency may take to give a sign of life.
-const probeTimeout = 2 * time.Second
-
 // Probe makes a job of asking the dependency for a sign of life. While nobody calls it,
 // for instance because every claim is parked, its breaker would not learn that it is
-// back. The job never fails: the breaker and the dependency say what is wrong.
-func (b *Breaker) Probe(ping func(context.Context) error) func(context.Context) error {
+// back. It may take as long as timeout. The job never fails: the breaker and the
+// dependency say what is wrong.
+func (b *Breaker) Probe(timeout time.Duration, ping func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		_ = b.Do(ctx, ping)
 		return nil

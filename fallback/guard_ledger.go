@@ -16,10 +16,6 @@ type Ledger interface {
 	Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
 	Pay(ctx context.Context, p sale.Payment) (sale.PaymentResult, error)
 	Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Order, error)
-	PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error)
-	PatchSKU(ctx context.Context, name string, p sale.SKUPatch) (sale.SKU, sale.Stock, error)
-	AddStock(ctx context.Context, name string, delta int64) (sale.SKU, sale.Stock, error)
-	ListSKUs(ctx context.Context, after string, limit int) ([]sale.Listing, error)
 
 	// These pass unguarded: they are answered from memory where they can be, whether the
 	// database is there or not.
@@ -39,8 +35,8 @@ type GuardedLedger struct {
 // goes by.
 func GuardLedger(l Ledger, b *Breaker) *GuardedLedger { return &GuardedLedger{l, b, b.Do} }
 
-// Asked is the ledger as the edge calls it: not while the breaker is open, and without
-// a say in that.
+// Asked is the ledger as the edge calls it for buyers: not while the breaker is open, and
+// without a say in that. Operators call the ledger itself: what they do has to get through.
 func (g *GuardedLedger) Asked() *GuardedLedger {
 	return &GuardedLedger{g.Ledger, g.breaker, g.breaker.Ask}
 }
@@ -83,29 +79,4 @@ func (g *GuardedLedger) Pay(ctx context.Context, p sale.Payment) (sale.PaymentRe
 // Cancel ends a buyer's reserved order.
 func (g *GuardedLedger) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Order, error) {
 	return through(ctx, g.guard, func(ctx context.Context) (sale.Order, error) { return g.Ledger.Cancel(ctx, id, user) })
-}
-
-// PutSKU creates or replaces a SKU.
-func (g *GuardedLedger) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error) {
-	var created bool
-	sku, stock, err := throughTwo(ctx, g.guard, func(ctx context.Context) (_ sale.SKU, _ sale.Stock, err error) {
-		sku, stock, created, err = g.Ledger.PutSKU(ctx, sku, stock)
-		return sku, stock, err
-	})
-	return sku, stock, created, err
-}
-
-// PatchSKU changes what a patch names.
-func (g *GuardedLedger) PatchSKU(ctx context.Context, name string, p sale.SKUPatch) (sale.SKU, sale.Stock, error) {
-	return throughTwo(ctx, g.guard, func(ctx context.Context) (sale.SKU, sale.Stock, error) { return g.Ledger.PatchSKU(ctx, name, p) })
-}
-
-// AddStock adds units to a SKU's total, or takes them away.
-func (g *GuardedLedger) AddStock(ctx context.Context, name string, delta int64) (sale.SKU, sale.Stock, error) {
-	return throughTwo(ctx, g.guard, func(ctx context.Context) (sale.SKU, sale.Stock, error) { return g.Ledger.AddStock(ctx, name, delta) })
-}
-
-// ListSKUs returns a page of the catalogue.
-func (g *GuardedLedger) ListSKUs(ctx context.Context, after string, limit int) ([]sale.Listing, error) {
-	return through(ctx, g.guard, func(ctx context.Context) ([]sale.Listing, error) { return g.Ledger.ListSKUs(ctx, after, limit) })
 }

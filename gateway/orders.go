@@ -123,7 +123,11 @@ func (g *Gateway) cancel(c *fiber.Ctx) error {
 	}
 	if a == unavailable {
 		g.log.Debug("an order could not be cancelled", "order", id.String(), "error", err)
-		return g.refuseWith(c, &problem{answer: a, orderID: &id, detail: "The order may be cancelled or not. Repeat the request."})
+		detail := "The order may be cancelled or not. Repeat the request."
+		if errors.Is(err, sale.ErrNotCalled) {
+			detail = "Nothing was cancelled. Repeat the request."
+		}
+		return g.refuseWith(c, &problem{answer: a, orderID: &id, detail: detail})
 	}
 	return g.refuseOrder(c, a, &id)
 }

@@ -29,7 +29,7 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 		case found[0].Status == sale.StatusExpired:
 			refusal = sale.ErrOrderExpired
 		case found[0].Status == sale.StatusCancelled:
-			order, done = found[0].Order, on.unsure
+			order = found[0].Order
 		default:
 			t := &transition{db: db, at: db.Now()}
 			order, done = t.giveBack(found, sale.StatusCancelled)[0], true
@@ -42,7 +42,8 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 	}
 	if done {
 		db.metrics.changed(sale.StatusCancelled.String(), 1)
-		db.released(ctx, []sale.Order{order})
 	}
+	// Told again where it was cancelled before: whoever did that may have died since.
+	db.released(ctx, []sale.Order{order})
 	return order, nil
 }

@@ -44,6 +44,7 @@ type dueRow struct {
 func (db *DB) Expire(ctx context.Context, token int64) error {
 	for {
 		ended, err := db.expireDue(ctx, token, expireLimit, db.Now())
+		db.released(ctx, ended)
 		if err != nil || len(ended) < expireLimit {
 			return err
 		}
@@ -152,7 +153,6 @@ func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow, broken
 	if len(orders) > 0 {
 		db.metrics.changed(sale.StatusExpired.String(), len(orders))
 		db.metrics.late.Observe((time.Duration(db.Now()-rows[0].payBy) * time.Millisecond).Seconds())
-		db.released(ctx, orders)
 	}
 	if e.lost {
 		return orders, sale.ErrLeaseLost
@@ -186,8 +186,13 @@ func (e *expiry) attempt(ctx context.Context, on *try) error {
 	if err != nil {
 		return err
 	}
-	if e.lost = l.token != e.token; e.lost {
+	if e.lost = l.token != e.token; e.lost && !on.unsure {
 		return nil
+	}
+	if e.lost { // what an earlier attempt may have ended is still to be told of
+		found, err := e.db.readOrders(ctx, on.conn, e.ids)
+		e.recognise(found)
+		return err
 	}
 	t := &transition{db: e.db, at: e.db.Now(), lease: ExpireJob, token: e.token}
 	if e.locked || on.refused >= expireUnlocked {

@@ -13,8 +13,8 @@ type Hooks struct {
 	// Committed is handed every outbox row of a purchase right after its commit. It must
 	// not block and must not change the rows.
 	Committed func(rows []sale.OutboxRow)
-	// Released is handed the orders of one SKU whose units were given back, with the
-	// context of the call that ended them.
+	// Released is handed the orders of one SKU whose units were given back; a repeated
+	// cancellation tells again. The context is that of the call, and may be over.
 	Released func(ctx context.Context, sku string, orders []sale.Order)
 	// Changed is told of a SKU whose rules or stock an operator changed here.
 	Changed func(sku string)

@@ -24,7 +24,7 @@ func (w *told) hooks() Hooks {
 	}
 }
 
-func TestHooksTellOfGiveBacksOnce(t *testing.T) {
+func TestHooksTellOfGiveBacks(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		var w told
 		db := b.new()
@@ -37,7 +37,7 @@ func TestHooksTellOfGiveBacksOnce(t *testing.T) {
 		if len(w.released) > 0 {
 			t.Errorf("a purchase gave back %v", w.released)
 		}
-		for range 2 { // the second time it is cancelled already
+		for range 2 { // the second time it is cancelled already, and told of again
 			if _, err := db.Cancel(t.Context(), ann.ID, "ann"); err != nil {
 				t.Fatal(err)
 			}
@@ -45,7 +45,7 @@ func TestHooksTellOfGiveBacksOnce(t *testing.T) {
 		if _, err := db.Cancel(t.Context(), ann.ID, "bob"); !errors.Is(err, sale.ErrUnknownOrder) {
 			t.Errorf("another's order: %v", err)
 		}
-		if !slices.Equal(w.released, []string{"shoe ann cancelled"}) {
+		if !slices.Equal(w.released, []string{"shoe ann cancelled", "shoe ann cancelled"}) {
 			t.Errorf("a cancellation gave back %v", w.released)
 		}
 		b.overdue(db)
@@ -110,4 +110,54 @@ func TestHooksTellOfChanges(t *testing.T) {
 			t.Errorf("told of %v", w.changed)
 		}
 	})
+}
+
+// Telling takes time, a call of Redis for every SKU: nothing that is due waits for it.
+func TestHooksAreCalledAfterTheLastTransaction(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.new()
+		var still []int64
+		db.SetHooks(Hooks{Released: func(context.Context, string, []sale.Order) {
+			still = append(still, b.number("SELECT COUNT(*) FROM orders WHERE status = 'reserved'"))
+		}})
+		b.run(db)
+		sku := b.sku("shoe", 3000, 0)
+		for g := range 3 {
+			settleGroup(t, db, direct(sku, claims(sku, fmt.Sprint("g", g), 600)...))
+		}
+		b.overdue(db)
+		if err := db.Expire(t.Context(), b.lead(db)); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(still, []int64{0}) {
+			t.Errorf("orders still reserved when the hook was called: %v", still)
+		}
+	})
+}
+
+// The COMMIT of an expiry is answered to nobody, and the lease is lost before the leader
+// can look: the next one finds nothing due, so nobody else will tell.
+func TestHooksTellOfExpiryThoughTheLeaseWasLost(t *testing.T) {
+	needServers(t)
+	b, p := proxied(t)
+	var w told
+	db := b.new()
+	db.SetHooks(w.hooks())
+	b.run(db)
+	b.reserve(db, b.sku("shoe", 10, 2), "ann", "1", 2)
+	b.overdue(db)
+	token := b.lead(db)
+	lost, passed := p.SwallowReply(";COMMIT;"), make(chan struct{})
+	go func() {
+		defer close(passed)
+		<-lost
+		p.Refuse(true)
+		b.exec("UPDATE job_leases SET token = token + 1")
+		p.Refuse(false)
+	}()
+	err := db.Expire(t.Context(), token)
+	<-passed
+	if n := b.number("SELECT COUNT(*) FROM orders WHERE status = 'expired'"); n != 1 || !slices.Equal(w.released, []string{"shoe ann expired"}) {
+		t.Errorf("%d expired (%v), told of %v", n, err, w.released)
+	}
 }

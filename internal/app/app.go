@@ -109,7 +109,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	}
 	edgeLedger := guardedLedger.Asked()
 	a.gateway, err = gateway.New(gatewayConfig(cfg, log, reg), gateway.Deps{
-		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: edgeLedger, Shield: guardedShield,
+		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: a.ledger, Shield: guardedShield,
 		Breakers: fallback.Panel{shieldBreaker, ledgerBreaker, natsBreaker}, Paths: a.checkout, Readiness: a.ledger, Auditor: reported{auditor},
 	})
 	if err != nil {
@@ -137,8 +137,8 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 		})},
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Able: ledgerUp, Run: a.ledger.Expire},
 		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: anyLeader(a.ledger.Repair)},
-		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(ledgerBreaker.Probe(a.ledger.Ping))},
-		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(natsBreaker.Probe(a.nats.Ping))},
+		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(ledgerBreaker.Probe(ledgerProbe, a.ledger.Ping))},
+		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(natsBreaker.Probe(natsProbe, a.nats.Ping))},
 	)
 	return a, err
 }

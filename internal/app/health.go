@@ -11,7 +11,9 @@ import (
 	"flashgate/configs"
 )
 
-// healthCmd is what a container's health check runs: the image has no other client.
+// healthCmd is what a container's health check runs: the image has no other client. It
+// asks the operators' listener, which answers when buyers have taken every connection of
+// theirs.
 type healthCmd struct {
 	source
 	Ready   bool          `help:"Ask whether it is ready, which it is not while it starts and while it drains."`
@@ -29,7 +31,7 @@ func (h healthCmd) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()
-	return askHealth(ctx, "http://"+localAddr(cfg.Server.Listen)+path)
+	return askHealth(ctx, "http://"+localAddr(cfg.Admin.Listen)+path)
 }
 
 // askHealth returns an error unless the answer is 200.
@@ -38,7 +40,8 @@ func askHealth(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	// A transport of its own asks no proxy.
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func TestHealth(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}))
-	t.Setenv("FLASHGATE_SERVER__LISTEN", strings.TrimPrefix(server.URL, "http://"))
+	t.Setenv("FLASHGATE_ADMIN__LISTEN", strings.TrimPrefix(server.URL, "http://"))
 	live, ready := healthCmd{Timeout: testenv.Patience}, healthCmd{Timeout: testenv.Patience, Ready: true}
 	for _, h := range []healthCmd{live, ready} {
 		if err := h.Run(t.Context()); err != nil {
@@ -48,7 +48,6 @@ func TestHealth(t *testing.T) {
 	if err := live.Run(t.Context()); err == nil {
 		t.Error("nobody listens, and all is well")
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 // A gateway that accepts and does not answer is not healthy.
@@ -58,7 +57,7 @@ func TestHealthGivesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = silent.Close() }()
-	t.Setenv("FLASHGATE_SERVER__LISTEN", silent.Addr().String())
+	t.Setenv("FLASHGATE_ADMIN__LISTEN", silent.Addr().String())
 	if err := (healthCmd{Timeout: 20 * time.Millisecond}).Run(context.Background()); err == nil {
 		t.Error("nobody answers, and all is well")
 	}

@@ -16,6 +16,12 @@ const (
 	probeEvery  = time.Second
 )
 
+// How long a probe waits. NATS takes seconds to elect a leader, which is no failure.
+const (
+	ledgerProbe = 2 * time.Second
+	natsProbe   = 5 * time.Second
+)
+
 // holder names this gateway in the leases. It has a random part, because containers
 // share host names and process ids.
 func holder() string { return rand.Text()[:8] + "/" + instance() }

@@ -48,17 +48,17 @@ bare "$binary" version
 # The image's command, with nothing configured, says what is missing.
 refuses redis.addrs "$binary" serve
 # The health check, with no gateway there.
-refuses "connection refused" FLASHGATE_SERVER__LISTEN=127.0.0.1:1 "$binary" health
+refuses "connection refused" FLASHGATE_ADMIN__LISTEN=127.0.0.1:1 "$binary" health
 # A gateway beside which the health check succeeds. Port 0 is no use here: the check
 # has to know the port.
 port=$((20000 + $$ % 20000))
 mkdir "$work/data"
 [ "$(id -u)" -ne 0 ] || chown "$user" "$work/data"
-(cd "$work/empty" && exec $as FLASHGATE_SERVER__LISTEN=127.0.0.1:$port FLASHGATE_ADMIN__LISTEN=127.0.0.1:0 \
+(cd "$work/empty" && exec $as FLASHGATE_SERVER__LISTEN=127.0.0.1:0 FLASHGATE_ADMIN__LISTEN=127.0.0.1:$port \
 	"$binary" dev --data "$work/data") >"$work/dev" 2>&1 &
 pid=$!
 tries=0
-until bare FLASHGATE_SERVER__LISTEN=127.0.0.1:$port "$binary" health --ready >/dev/null 2>&1; do
+until bare FLASHGATE_ADMIN__LISTEN=127.0.0.1:$port "$binary" health --ready >/dev/null 2>&1; do
 	tries=$((tries + 1))
 	if [ "$tries" -gt 600 ] || ! kill -0 "$pid" 2>/dev/null; then
 		echo "image.sh: the gateway is not healthy:" >&2
@@ -67,7 +67,7 @@ until bare FLASHGATE_SERVER__LISTEN=127.0.0.1:$port "$binary" health --ready >/d
 	fi
 	sleep 0.1
 done
-bare FLASHGATE_SERVER__LISTEN=127.0.0.1:$port "$binary" health
+bare FLASHGATE_ADMIN__LISTEN=127.0.0.1:$port "$binary" health
 kill "$pid"
 wait "$pid" || { echo "image.sh: the gateway did not end well:" >&2; cat "$work/dev" >&2; exit 1; }
 pid=""
