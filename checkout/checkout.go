@@ -154,7 +154,7 @@ func (c *Checkout) Run(ctx context.Context) error {
 	for range rebuilders {
 		wg.Go(func() { c.rebuild(ctx) })
 	}
-	wg.Go(func() { c.watchRestocks(ctx) })
+	wg.Go(func() { c.watch(ctx) })
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {

@@ -10,6 +10,11 @@ import (
 // that cannot be loaded is not loaded in a loop.
 const rebuildPause = 200 * time.Millisecond
 
+// rebuildRetries is how often a load that failed is tried again by itself, each time
+// after twice as long: the first buyers of a SKU that was just put on sale would go around
+// it otherwise. Afterwards it waits for a batch that finds it missing.
+const rebuildRetries = 6
+
 // rebuildLimit ends a load that hangs, so that it does not hold a rebuilder for ever. It
 // is ample: a hundred thousand orders load within a second.
 const rebuildLimit = 2 * time.Minute
@@ -20,14 +25,23 @@ type rebuilds struct {
 	line    []string
 	pending map[string]bool // in line or being loaded
 	renewed map[string]bool // of those, to be loaded once more
-	again   map[string]time.Time
+	again   map[string]failedLoad
 	wake    chan struct{}
 }
+
+// failedLoad is a load that failed, until it succeeds or is forgotten.
+type failedLoad struct {
+	at    time.Time // when it failed
+	times int       // how often in a row
+}
+
+// next is when it is tried again by itself.
+func (f failedLoad) next() time.Time { return f.at.Add(rebuildPause << f.times) }
 
 func (r *rebuilds) init() {
 	r.pending = make(map[string]bool)
 	r.renewed = make(map[string]bool)
-	r.again = make(map[string]time.Time)
+	r.again = make(map[string]failedLoad)
 	r.wake = make(chan struct{}, 1)
 }
 
@@ -35,7 +49,7 @@ func (r *rebuilds) init() {
 func (r *rebuilds) want(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pending[name] || time.Now().Before(r.again[name]) {
+	if r.pending[name] || time.Since(r.again[name].at) < rebuildPause {
 		return
 	}
 	r.add(name)
@@ -86,17 +100,29 @@ func (r *rebuilds) done(name string, failed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.pending, name)
-	now := time.Now()
-	for k, t := range r.again {
-		if now.After(t) {
-			delete(r.again, k)
-		}
-	}
 	if failed {
-		r.again[name] = now.Add(rebuildPause)
+		r.again[name] = failedLoad{time.Now(), r.again[name].times + 1}
+	} else {
+		delete(r.again, name)
 	}
 	if r.renewed[name] {
 		r.add(name)
+	}
+}
+
+// retry puts loads that failed in line again, where it is time, and forgets those that
+// were tried often enough.
+func (r *rebuilds) retry(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, f := range r.again {
+		switch {
+		case r.pending[name] || now.Before(f.next()):
+		case f.times > rebuildRetries:
+			delete(r.again, name)
+		default:
+			r.add(name)
+		}
 	}
 }
 

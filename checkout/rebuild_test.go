@@ -99,6 +99,40 @@ func TestRebuildsAreNotAskedForTwice(t *testing.T) {
 	})
 }
 
+// A SKU that nobody buys yet is loaded all the same when its first load fails; one that
+// cannot be loaded is left alone in the end.
+func TestFailedLoadsAreTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, config())
+		l := &loads{outcome: errBroken}
+		w.shield.rebuild = l.rebuild
+		w.running(t)
+		w.Changed("s")
+		pass(time.Second)
+		if n := l.count("s"); n < 2 || n > 3 {
+			t.Errorf("%d attempts in the first second", n)
+		}
+		pass(time.Hour)
+		if n := l.count("s"); n != 1+rebuildRetries {
+			t.Errorf("%d attempts in all, want %d", n, 1+rebuildRetries)
+		}
+		w.Changed("s")
+		pass(150 * time.Millisecond)
+		l.mu.Lock()
+		l.outcome = nil
+		l.mu.Unlock()
+		pass(time.Hour)
+		if n := l.count("s"); n != 1+rebuildRetries+2 {
+			t.Errorf("%d attempts after it can be loaded, want %d", n, 1+rebuildRetries+2)
+		}
+		w.rebuilds.mu.Lock()
+		defer w.rebuilds.mu.Unlock()
+		if len(w.rebuilds.again)+len(w.rebuilds.pending) > 0 {
+			t.Errorf("remembered: %v, %v", w.rebuilds.again, w.rebuilds.pending)
+		}
+	})
+}
+
 func TestRebuildsPauseAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, config())

@@ -79,8 +79,8 @@ func (c *Checkout) Changed(name string) {
 	c.restocks.add(name)
 }
 
-// watchRestocks looks after units that came back until ctx ends.
-func (c *Checkout) watchRestocks(ctx context.Context) {
+// watch looks after units that came back, and loads that failed, until ctx ends.
+func (c *Checkout) watch(ctx context.Context) {
 	tick := time.NewTicker(restockEvery)
 	defer tick.Stop()
 	for {
@@ -88,6 +88,7 @@ func (c *Checkout) watchRestocks(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			c.rebuilds.retry(time.Now())
 			// Both are asked; without one of them a look would find nothing out.
 			if c.Ledger.Usable() && c.Shield.Usable() {
 				c.lookAtRestocks(ctx)
