@@ -32,7 +32,7 @@ func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 	}
 	// Most calls are of gateways that see that another one has the lease: that takes
 	// no lock.
-	row, err := readLease(ctx, l.db.pools.leases, name, "")
+	row, err := l.look(ctx, name)
 	if err != nil {
 		return 0, false, l.db.away(ctx, err)
 	}
@@ -65,6 +65,16 @@ func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 	return token, held, nil
 }
 
+// look reads a lease without a lock.
+func (l Leases) look(ctx context.Context, name string) (lease, error) {
+	conn, err := connOf(ctx, l.db.pools.leases)
+	if err != nil {
+		return lease{}, err
+	}
+	row, err := readLease(ctx, conn, name, "")
+	return row, errors.Join(err, conn.Close())
+}
+
 // Release frees the lease, if it is still held under this token, for whoever asks
 // next.
 func (l Leases) Release(ctx context.Context, name, holder string, token int64) error {
@@ -76,15 +86,10 @@ func (l Leases) Release(ctx context.Context, name, holder string, token int64) e
 	return l.db.away(ctx, err)
 }
 
-// rowQuerier is a pool or one connection of it.
-type rowQuerier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
 // readLease reads a lease; one that nobody ever took is a lease that has run out.
-func readLease(ctx context.Context, q rowQuerier, name, lock string) (lease, error) {
+func readLease(ctx context.Context, conn *sql.Conn, name, lock string) (lease, error) {
 	var l lease
-	err := q.QueryRowContext(ctx, "SELECT holder, token, expires_at FROM job_leases WHERE name = ?"+lock, name).
+	err := conn.QueryRowContext(ctx, "SELECT holder, token, expires_at FROM job_leases WHERE name = ?"+lock, name).
 		Scan(&l.holder, &l.token, &l.expiresAt)
 	if errors.Is(err, sql.ErrNoRows) {
 		return lease{}, nil

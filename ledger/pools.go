@@ -13,13 +13,15 @@ import (
 // pools are the connections of this gateway, apart by what they are for, so that no use
 // of the ledger can starve another: eight thousand buyers who look at their orders at
 // once cost the sale nothing, and no job its lease. Idle ones are kept; together they are
-// fewer than thirty.
+// about thirty.
 type pools struct {
 	commits *sql.DB // one for each committer, which keeps it
 	lookups *sql.DB // what a batch looks up
 	edge    *sql.DB // buyers' orders, cancellations, payments
 	control *sql.DB // operators, jobs, loads of the shield, the catalogue
-	leases  *sql.DB // leases, the clock, and the probe of whether the ledger is there
+	leases  *sql.DB // leases and the clock
+	probe   *sql.DB // one, for whoever asks whether the ledger is there: a probe that waited
+	// behind others would say nothing of a ledger that hangs
 }
 
 // The sizes of the pools. A buyer who looks waits for one of eight; a batch's look-up is
@@ -36,7 +38,7 @@ func openPools(d dialect, dsn string, committers int) (p pools, err error) {
 		pool **sql.DB
 		size int
 	}{
-		{&p.commits, committers}, {&p.lookups, lookupConns}, {&p.edge, edgeConns}, {&p.control, controlConns}, {&p.leases, leaseConns},
+		{&p.commits, committers}, {&p.lookups, lookupConns}, {&p.edge, edgeConns}, {&p.control, controlConns}, {&p.leases, leaseConns}, {&p.probe, 1},
 	} {
 		if *o.pool, err = d.open(dsn); err != nil {
 			return pools{}, errors.Join(fmt.Errorf("ledger.dsn: %w", err), p.close())
@@ -48,7 +50,9 @@ func openPools(d dialect, dsn string, committers int) (p pools, err error) {
 	return p, nil
 }
 
-func (p *pools) all() []*sql.DB { return []*sql.DB{p.commits, p.lookups, p.edge, p.control, p.leases} }
+func (p *pools) all() []*sql.DB {
+	return []*sql.DB{p.commits, p.lookups, p.edge, p.control, p.leases, p.probe}
+}
 
 func (p *pools) close() error {
 	var errs []error

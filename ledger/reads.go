@@ -35,7 +35,7 @@ func scanOrder(r scanner) (sale.Order, error) {
 
 // Ping asks the ledger for next to nothing. Errors wrap sale.ErrUnavailable.
 func (db *DB) Ping(ctx context.Context) error {
-	_, err := db.find(ctx, db.pools.leases, []sale.OrderID{{}})
+	_, err := db.find(ctx, db.pools.probe, []sale.OrderID{{}})
 	return err
 }
 

@@ -31,8 +31,9 @@ type cli struct {
 // Main runs the command that the process's arguments name, until it ends or a signal
 // ends it, and returns the exit code.
 func Main() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	// Signals are caught to the end: one that comes again while the process ends must not
+	// make a failure of it.
+	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var c cli
 	k := kong.Parse(&c, kong.Name("flashgate"), kong.UsageOnError(),
 		kong.Description("A flash-sale gateway that never oversells and never loses a yes."))
