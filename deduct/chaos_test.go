@@ -42,6 +42,22 @@ func chaos(t *testing.T, segments int) {
 	defer cancel()
 	var wg sync.WaitGroup
 	var through, around, rebuilt, restarted atomic.Int64
+	// Trouble comes after so many batches got through, and then once more soon after, in
+	// the middle of what mends it: it never comes faster than a slow machine can mend.
+	trouble := func(batches int64, soon time.Duration, make func(i int)) {
+		for i := 0; ; i += 2 {
+			for goal := through.Load() + batches; through.Load() < goal; {
+				if pause(ctx, time.Millisecond) != nil {
+					return
+				}
+			}
+			make(i)
+			if pause(ctx, soon) != nil {
+				return
+			}
+			make(i + 1)
+		}
+	}
 	for g, s := range gates {
 		for range 3 {
 			wg.Go(func() {
@@ -84,20 +100,18 @@ func chaos(t *testing.T, segments int) {
 			}
 		})
 		wg.Go(func() {
-			for pause(ctx, time.Duration(150+100*g)*time.Millisecond) == nil {
-				s.Distrust("", l.Now())
-			}
+			trouble(int64(7+5*g), 20*time.Millisecond, func(int) { s.Distrust("", l.Now()) })
 		})
 	}
 	wg.Go(func() {
-		for i := 0; pause(ctx, 300*time.Millisecond) == nil; i++ {
+		trouble(20, 30*time.Millisecond, func(i int) {
 			if i%4 == 3 {
 				server.Restart(t)
 				restarted.Add(1)
 			} else {
 				server.FlushAll(t)
 			}
-		}
+		})
 	})
 	testenv.Eventually(t, func() bool {
 		return through.Load() >= 100 && rebuilt.Load() >= 10 && restarted.Load() >= 2
