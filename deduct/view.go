@@ -94,7 +94,7 @@ func (v *view) familyOf(sku string, segment int) *family {
 // trusts reports whether a generation may be used; the caller holds v.mu. One that is
 // older than what was in use before means that Redis has gone back in time.
 func (s *Shield) trusts(v *view, f *family, g generation, sku *sale.SKU) bool {
-	return g.name != "" && g.serves(sku) && g.began >= s.since.Load() && g.began >= v.since && g.began >= f.floor
+	return g.name != "" && g.serves(sku) && !s.distrusted(v, g) && g.began >= f.floor
 }
 
 // stillTrusts reports whether a generation that was used just now has not been distrusted
@@ -102,7 +102,12 @@ func (s *Shield) trusts(v *view, f *family, g generation, sku *sale.SKU) bool {
 func (s *Shield) stillTrusts(v *view, g generation) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return g.began >= max(s.since.Load(), v.since)
+	return !s.distrusted(v, g)
+}
+
+// distrusted reports whether Distrust was told of a generation; the caller holds v.mu.
+func (s *Shield) distrusted(v *view, g generation) bool {
+	return g.began < max(s.since.Load(), v.since)
 }
 
 // current returns the generation to use, and whether its time to live wants setting.

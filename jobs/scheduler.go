@@ -44,7 +44,8 @@ type Job struct {
 	// Able, where it is set, says whether a run could do anything now. Where it says no
 	// the run is left out, and the lease is kept.
 	Able func() bool
-	// Run does it once. That a dependency was not called, sale.ErrNotCalled, is no failure. Its ctx ends when the lease is lost or the gateway shuts
+	// Run does it once. That a dependency was not called, sale.ErrNotCalled, is no
+	// failure. Its ctx ends when the lease is lost or the gateway shuts
 	// down. The token rises with every change of leader.
 	Run func(ctx context.Context, token int64) error
 }
@@ -175,7 +176,7 @@ func (s *Scheduler) term(ctx context.Context, j Job, token int64, asked time.Tim
 
 var errLost = errors.New("the lease is lost")
 
-// renew renews the lease again and again, and ends the term when it is lost or when it might be: a
+// renew renews the lease again and again, and ends the term when it is lost or might be: a
 // tenth of its life before it can run out.
 func (s *Scheduler) renew(ctx context.Context, cancel context.CancelCauseFunc, j Job, token int64, asked time.Time) {
 	life := leaseTTL - leaseTTL/10

@@ -186,10 +186,11 @@ func (e *expiry) attempt(ctx context.Context, on *try) error {
 	if err != nil {
 		return err
 	}
-	if e.lost = l.token != e.token; e.lost && !on.unsure {
-		return nil
-	}
-	if e.lost { // what an earlier attempt may have ended is still to be told of
+	if e.lost = l.token != e.token; e.lost {
+		if !on.unsure {
+			return nil
+		}
+		// What an earlier attempt may have ended is still to be told of.
 		found, err := e.db.readOrders(ctx, on.conn, e.ids)
 		e.recognise(found)
 		return err
