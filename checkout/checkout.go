@@ -26,6 +26,9 @@ type Shield interface {
 	// claims may then go around it, under the same ids.
 	Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (sale.Deduction, error)
 	Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settlement) error
+	// BulkLoad loads many SKUs, and returns those that need Rebuild and those that failed;
+	// Rebuild loads one, whatever it takes.
+	BulkLoad(ctx context.Context, skus []*sale.SKU) (alone []*sale.SKU, failed map[*sale.SKU]error)
 	Rebuild(ctx context.Context, sku *sale.SKU) error
 	Distrust(sku string, since int64)
 	// Release gives back units of orders that ended, and Raise finds units in the ledger
@@ -92,10 +95,6 @@ type Config struct {
 }
 
 const (
-	// rebuilders is how many SKUs' shields are loaded at a time: fewer leave many SKUs
-	// that lost their shield at once throttled for long, more compete with selling for
-	// the ledger.
-	rebuilders = 4
 	// limitChecks is how many limit refusals a second are held against the ledger (repair
 	// rule d): fewer leave a buyer whom the shield wrongs to wait for a load, more let
 	// buyers at their limit load the ledger.
@@ -151,6 +150,7 @@ func New(cfg Config, deps Deps) (*Checkout, error) {
 // and forgets SKUs that went quiet, until ctx ends.
 func (c *Checkout) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	wg.Go(func() { c.bulkLoad(ctx) })
 	for range rebuilders {
 		wg.Go(func() { c.rebuild(ctx) })
 	}

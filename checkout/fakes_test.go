@@ -23,6 +23,7 @@ func pass(d time.Duration) { <-time.After(d) }
 type fakeShield struct {
 	deduct  func(ctx context.Context, claims []*sale.Claim) (sale.Deduction, error)
 	rebuild func(ctx context.Context, name string) error
+	bulk    func(skus []*sale.SKU) (alone []*sale.SKU, failed map[*sale.SKU]error)
 
 	mu         sync.Mutex
 	fail       error // of Settle and Remember
@@ -60,6 +61,14 @@ func (s *fakeShield) Settle(_ context.Context, _ *sale.SKU, settled []sale.Settl
 		s.told = append(s.told, settled...)
 	}
 	return s.fail
+}
+
+// BulkLoad leaves all to Rebuild unless told otherwise.
+func (s *fakeShield) BulkLoad(_ context.Context, skus []*sale.SKU) (alone []*sale.SKU, failed map[*sale.SKU]error) {
+	if s.bulk == nil {
+		return skus, nil
+	}
+	return s.bulk(skus)
 }
 
 func (s *fakeShield) Rebuild(ctx context.Context, sku *sale.SKU) error {

@@ -44,6 +44,7 @@ func (b *fakeBreaker) Do(ctx context.Context, call func(context.Context) error) 
 type shieldCalls interface {
 	Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (sale.Deduction, error)
 	Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settlement) error
+	BulkLoad(ctx context.Context, skus []*sale.SKU) ([]*sale.SKU, map[*sale.SKU]error)
 	Rebuild(ctx context.Context, sku *sale.SKU) error
 	Distrust(sku string, since int64)
 	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error

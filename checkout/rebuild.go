@@ -2,146 +2,99 @@ package checkout
 
 import (
 	"context"
-	"sync"
 	"time"
+
+	"flashgate/sale"
 )
 
-// rebuildPause is the least time between two attempts at one SKU, so that a shield
-// that cannot be loaded is not loaded in a loop.
-const rebuildPause = 200 * time.Millisecond
+const (
+	// rebuilders is how many SKUs that cannot be loaded with others are loaded at a time:
+	// fewer leave some throttled for long, more compete with selling for the ledger.
+	rebuilders = 3
+	// bulkSize is how many SKUs are loaded together: fewer cost more round trips, with more
+	// the replies come close to Redis' read time-out on a busy machine.
+	bulkSize = 128
+	// rebuildLimit ends a load that hangs, so that it does not hold a rebuilder for ever.
+	// It is ample: a hundred thousand orders load within a second.
+	rebuildLimit = 2 * time.Minute
+)
 
-// rebuildRetries is how often a load that failed is tried again by itself, each time
-// after twice as long: the first buyers of a SKU that was just put on sale would go around
-// it otherwise. Afterwards it waits for a batch that finds it missing.
-const rebuildRetries = 6
-
-// rebuildLimit ends a load that hangs, so that it does not hold a rebuilder for ever. It
-// is ample: a hundred thousand orders load within a second.
-const rebuildLimit = 2 * time.Minute
-
-// rebuilds is the set of SKUs whose shield wants loading, in the order asked for.
-type rebuilds struct {
-	mu      sync.Mutex
-	line    []string
-	pending map[string]bool // in line or being loaded
-	renewed map[string]bool // of those, to be loaded once more
-	again   map[string]failedLoad
-	wake    chan struct{}
-}
-
-// failedLoad is a load that failed, until it succeeds or is forgotten.
-type failedLoad struct {
-	at    time.Time // when it failed
-	times int       // how often in a row
-}
-
-// next is when it is tried again by itself.
-func (f failedLoad) next() time.Time { return f.at.Add(rebuildPause << f.times) }
-
-func (r *rebuilds) init() {
-	r.pending = make(map[string]bool)
-	r.renewed = make(map[string]bool)
-	r.again = make(map[string]failedLoad)
-	r.wake = make(chan struct{}, 1)
-}
-
-// want asks for a SKU's shield to be loaded; asking again while it is changes nothing.
-func (r *rebuilds) want(name string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.pending[name] || time.Since(r.again[name].at) < rebuildPause {
-		return
-	}
-	r.add(name)
-}
-
-// renew asks for a load that begins after now: one that is under way may have read the
-// ledger already.
-func (r *rebuilds) renew(name string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.pending[name] {
-		r.renewed[name] = true
-		return
-	}
-	r.add(name)
-}
-
-// add puts the SKU in line. The lock is held.
-func (r *rebuilds) add(name string) {
-	r.pending[name] = true
-	r.line = append(r.line, name)
-	r.nudge()
-}
-
-func (r *rebuilds) nudge() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+// bulkLoad loads shields, many at a time, until ctx ends.
+func (c *Checkout) bulkLoad(ctx context.Context) {
+	for {
+		names := c.rebuilds.next(&c.rebuilds.bulk, bulkSize)
+		if len(names) == 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.rebuilds.bulk.wake:
+				continue
+			}
+		}
+		c.loadTogether(ctx, names)
 	}
 }
 
-func (r *rebuilds) next() (string, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.line) == 0 {
-		return "", false
+// loadTogether loads SKUs together, and leaves those to be loaded alone that need it.
+func (c *Checkout) loadTogether(ctx context.Context, names []string) {
+	skus := make([]*sale.SKU, 0, len(names))
+	failed := make(map[string]error)
+	for _, name := range names {
+		sku, err := c.Ledger.SKU(ctx, name)
+		if err != nil {
+			failed[name] = err
+			continue
+		}
+		skus = append(skus, sku)
 	}
-	name := r.line[0]
-	r.line = r.line[1:]
-	delete(r.renewed, name)
-	if len(r.line) > 0 {
-		r.nudge()
-	}
-	return name, true
-}
-
-func (r *rebuilds) done(name string, failed bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.pending, name)
-	if failed {
-		r.again[name] = failedLoad{time.Now(), r.again[name].times + 1}
-	} else {
-		delete(r.again, name)
-	}
-	if r.renewed[name] {
-		r.add(name)
-	}
-}
-
-// retry puts loads that failed in line again, where it is time, and forgets those that
-// were tried often enough.
-func (r *rebuilds) retry(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for name, f := range r.again {
-		switch {
-		case r.pending[name] || now.Before(f.next()):
-		case f.times > rebuildRetries:
-			delete(r.again, name)
-		default:
-			r.add(name)
+	began, left := time.Now(), make(map[string]bool)
+	if len(skus) > 0 {
+		bounded, cancel := context.WithTimeout(ctx, rebuildLimit)
+		alone, errs := c.Shield.BulkLoad(bounded, skus)
+		cancel()
+		for _, sku := range alone {
+			left[sku.Name] = true
+		}
+		for sku, err := range errs {
+			failed[sku.Name] = err
 		}
 	}
+	took := time.Since(began)
+	loaded := 0
+	for _, name := range names {
+		switch {
+		case left[name]:
+			c.rebuilds.leave(name)
+			continue
+		case failed[name] == nil:
+			loaded++
+			c.noteLoaded(name, took)
+		}
+		c.rebuilds.done(name, failed[name] != nil)
+	}
+	if loaded > 0 {
+		c.log.Info("shields loaded", "skus", loaded, "of them", names[0], "took", took)
+	}
+	c.sayNotLoaded(ctx, failed)
 }
 
 // rebuild loads shields, one at a time, until ctx ends.
 func (c *Checkout) rebuild(ctx context.Context) {
 	for {
-		name, ok := c.rebuilds.next()
-		if !ok {
+		names := c.rebuilds.next(&c.rebuilds.alone, 1)
+		if len(names) == 0 {
 			select {
 			case <-ctx.Done():
 				return
-			case <-c.rebuilds.wake:
+			case <-c.rebuilds.alone.wake:
 				continue
 			}
 		}
+		name := names[0]
 		err := c.load(ctx, name)
 		c.rebuilds.done(name, err != nil)
-		if err != nil && ctx.Err() == nil {
-			c.log.Warn("shield not loaded", "sku", name, "err", err)
+		if err != nil {
+			c.sayNotLoaded(ctx, map[string]error{name: err})
 		}
 	}
 }
@@ -158,8 +111,24 @@ func (c *Checkout) load(ctx context.Context, name string) error {
 		return err
 	}
 	took := time.Since(began)
-	c.memoOf(name).loaded(time.Now(), took)
-	c.metrics.rebuilt.Inc()
+	c.noteLoaded(name, took)
 	c.log.Info("shield loaded", "sku", name, "took", took)
 	return nil
+}
+
+// noteLoaded counts a load; one made together with others is taken to have cost as much
+// as all of them.
+func (c *Checkout) noteLoaded(name string, took time.Duration) {
+	c.memoOf(name).loaded(time.Now(), took)
+	c.metrics.rebuilt.Inc()
+}
+
+// sayNotLoaded says which loads failed, in one line however many.
+func (c *Checkout) sayNotLoaded(ctx context.Context, failed map[string]error) {
+	for name, err := range failed {
+		if ctx.Err() == nil {
+			c.log.Warn("shield not loaded", "sku", name, "others", len(failed)-1, "err", err)
+		}
+		return
+	}
 }

@@ -24,6 +24,11 @@ func (s source) Stock(ctx context.Context, sku string) (map[int]sale.Stock, erro
 	return stock, elsewhere(err)
 }
 
+func (s source) Holdings(ctx context.Context, skus []string, most int) (map[string]*sale.Holdings, error) {
+	held, err := s.Ledger.Holdings(ctx, skus, most)
+	return held, elsewhere(err)
+}
+
 func (s source) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
 	found, err := s.Ledger.Find(ctx, ids)
 	return found, elsewhere(err)

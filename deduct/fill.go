@@ -131,31 +131,37 @@ func (s *Shield) unitsLeft(ctx context.Context, sku *sale.SKU) (map[int]int64, e
 	if err != nil {
 		return nil, fmt.Errorf("deduct: stock of %s: %w", sku.Name, err)
 	}
+	parked, err := s.parked(ctx, []string{sku.Name})
+	if err != nil {
+		return nil, err
+	}
+	return available(sku, stock, parked[sku.Name]), nil
+}
+
+// available is the units left by segment, less those that are promised to claims in the
+// backlog.
+func available(sku *sale.SKU, stock map[int]sale.Stock, parked int64) map[int]int64 {
 	left := make(map[int]int64)
 	for segment, st := range stock {
 		left[inFamily(segment, segmentsOf(sku))] += st.Available()
-	}
-	parked, err := s.parked(ctx, sku.Name)
-	if err != nil {
-		return nil, err
 	}
 	for segment := 0; segment < segmentsOf(sku) && parked > 0; segment++ {
 		n := min(parked, max(0, left[segment]))
 		left[segment] -= n
 		parked -= n
 	}
-	return left, nil
+	return left
 }
 
-func (s *Shield) parked(ctx context.Context, sku string) (int64, error) {
+func (s *Shield) parked(ctx context.Context, skus []string) (map[string]int64, error) {
 	if s.cfg.Parked == nil {
-		return 0, nil
+		return nil, nil
 	}
-	n, err := s.cfg.Parked(ctx, sku)
+	units, err := s.cfg.Parked(ctx, skus)
 	if err != nil {
-		return 0, fmt.Errorf("deduct: backlog of %s: %w", sku, elsewhere(err))
+		return nil, fmt.Errorf("deduct: backlog of %d SKUs: %w", len(skus), elsewhere(err))
 	}
-	return n, nil
+	return units, nil
 }
 
 // judgeCarried sorts what was tentative in the old generations into what the ledger

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 	"sync"
 
@@ -74,6 +76,24 @@ func (l *fakeLedger) Stock(context.Context, string) (map[int]sale.Stock, error) 
 		out[k] = v
 	}
 	return out, nil
+}
+
+func (l *fakeLedger) Holdings(_ context.Context, skus []string, most int) (map[string]*sale.Holdings, error) {
+	if err := l.enter("holdings"); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := &sale.Holdings{Stock: maps.Clone(l.stock), Partial: len(l.orders) > most || len(l.buyers) > most}
+	for id, o := range l.orders {
+		h.Orders, h.Segments = append(h.Orders, id), append(h.Segments, o.Segment)
+	}
+	for u, n := range l.buyers {
+		if n > 0 {
+			h.Users, h.Units = append(h.Users, u), append(h.Units, n)
+		}
+	}
+	return map[string]*sale.Holdings{l.sku.Name: h}, nil
 }
 
 func (l *fakeLedger) EachOrder(_ context.Context, _ string, fn func([]sale.OrderID, []int) error) error {
@@ -233,4 +253,46 @@ func (l *fakeLedger) check() error {
 		}
 	}
 	return nil
+}
+
+// fakeLedgers are the ledgers of several SKUs, by name, as one.
+type fakeLedgers map[string]*fakeLedger
+
+// Now is one clock for all of them.
+func (ls fakeLedgers) Now() int64 { return ls[slices.Min(slices.Collect(maps.Keys(ls)))].Now() }
+
+func (ls fakeLedgers) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error) {
+	return ls[sku].Stock(ctx, sku)
+}
+
+func (ls fakeLedgers) Holdings(ctx context.Context, skus []string, most int) (map[string]*sale.Holdings, error) {
+	out := make(map[string]*sale.Holdings)
+	for _, sku := range skus {
+		held, err := ls[sku].Holdings(ctx, skus, most)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(out, held)
+	}
+	return out, nil
+}
+
+func (ls fakeLedgers) EachOrder(ctx context.Context, sku string, fn func([]sale.OrderID, []int) error) error {
+	return ls[sku].EachOrder(ctx, sku, fn)
+}
+
+func (ls fakeLedgers) EachBuyer(ctx context.Context, sku string, fn func([]string, []int64) error) error {
+	return ls[sku].EachBuyer(ctx, sku, fn)
+}
+
+func (ls fakeLedgers) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	out := make(map[sale.OrderID]sale.Order)
+	for _, l := range ls {
+		found, err := l.Find(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(out, found)
+	}
+	return out, nil
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"flashgate/sale"
 )
 
@@ -160,26 +162,55 @@ func (s *Shield) begin(ctx context.Context, v *view, sku *sale.SKU, segment int)
 				return nil, false, away(err)
 			}
 		}
-		l := &load{tag: tag, segment: segment, old: pointer, gen: newGeneration(sku, s.beginTime(v, segment, pointer))}
-		reply, err := s.scripts.begin.Run(ctx, s.client,
-			[]string{pointerKey(tag), loadKey(tag), hashKey(tag, pointer), batchesKey(tag, pointer), hashKey(tag, l.gen.name)},
-			pointer, l.gen.name, loaderSilence.Milliseconds(), unfinishedTTL.Milliseconds()).StringSlice()
+		l := s.newLoad(v, sku, segment, pointer)
+		keys, args := l.beginning()
+		reply, err := s.scripts.begin.Run(ctx, s.client, keys, args...).StringSlice()
 		if err != nil {
 			return nil, false, away(err)
 		}
-		switch reply[0] {
-		case "busy":
+		switch l.begun(reply) {
+		case loadBusy:
 			return nil, true, nil
-		case "moved":
-			continue
+		case loadBegun:
+			return l, false, nil
 		}
-		l.fields = 2 // the script's own
-		l.carry = make(map[string]string)
-		for i := 1; i+1 < len(reply); i += 2 {
-			l.carry[reply[i]] = reply[i+1]
-		}
-		return l, false, nil
 	}
+}
+
+// newLoad is the load of one family whose pointer is as given.
+func (s *Shield) newLoad(v *view, sku *sale.SKU, segment int, pointer string) *load {
+	return &load{tag: familyTag(sku.Name, segment), segment: segment, old: pointer, gen: newGeneration(sku, s.beginTime(v, segment, pointer))}
+}
+
+// beginning is the call of begin.lua.
+func (l *load) beginning() (keys []string, args []any) {
+	return []string{pointerKey(l.tag), loadKey(l.tag), hashKey(l.tag, l.old), batchesKey(l.tag, l.old), hashKey(l.tag, l.gen.name)},
+		[]any{l.old, l.gen.name, loaderSilence.Milliseconds(), unfinishedTTL.Milliseconds()}
+}
+
+// loadState is what begin.lua said.
+type loadState uint8
+
+const (
+	loadBegun loadState = iota
+	loadBusy            // another gateway is loading the family
+	loadMoved           // the pointer is another by now
+)
+
+// begun takes up the reply of begin.lua.
+func (l *load) begun(reply []string) loadState {
+	switch reply[0] {
+	case "busy":
+		return loadBusy
+	case "moved":
+		return loadMoved
+	}
+	l.fields = 2 // the script's own
+	l.carry = make(map[string]string)
+	for i := 1; i+1 < len(reply); i += 2 {
+		l.carry[reply[i]] = reply[i+1]
+	}
+	return loadBegun
 }
 
 // beginTime is the ledger's time, moved where gateways' clocks differ so that a
@@ -256,15 +287,26 @@ func (s *Shield) beat(ctx context.Context, cancel context.CancelCauseFunc, loads
 	}
 }
 
-// flip puts the new generation into use, or adopts the one of whoever was first.
+// flip puts the new generation into use. errLost says that another came before it.
 func (s *Shield) flip(ctx context.Context, v *view, sku *sale.SKU, l *load, left int64) error {
-	args := []any{l.old, l.gen.name, l.fields, left, idle.Milliseconds()}
+	keys, args := l.flipping(left)
+	return s.flipped(v, sku, l, s.scripts.flip.Run(ctx, s.client, keys, args...))
+}
+
+// flipping is the call of flip.lua.
+func (l *load) flipping(left int64) (keys []string, args []any) {
+	args = []any{l.old, l.gen.name, l.fields, left, idle.Milliseconds()}
 	for token, rec := range l.carry {
 		args = append(args, token, rec)
 	}
-	won, err := s.scripts.flip.Run(ctx, s.client, []string{
+	return []string{
 		pointerKey(l.tag), loadKey(l.tag), hashKey(l.tag, l.old), batchesKey(l.tag, l.old),
-		hashKey(l.tag, l.gen.name), batchesKey(l.tag, l.gen.name)}, args...).Int()
+		hashKey(l.tag, l.gen.name), batchesKey(l.tag, l.gen.name)}, args
+}
+
+// flipped takes up the reply of flip.lua.
+func (s *Shield) flipped(v *view, sku *sale.SKU, l *load, reply *redis.Cmd) error {
+	won, err := reply.Int()
 	if err != nil {
 		return away(err)
 	}

@@ -302,7 +302,9 @@ func TestParkedUnitsAreGone(t *testing.T) {
 	m := startMini(t)
 	sku := testSKU(0, 2)
 	l := newFakeLedger(sku, 3, 4)
-	s := newShield(t, m.Addr(), l, func(c *Config) { c.Parked = func(context.Context, string) (int64, error) { return 5, nil } })
+	s := newShield(t, m.Addr(), l, func(c *Config) {
+		c.Parked = func(context.Context, []string) (map[string]int64, error) { return map[string]int64{"shoe": 5}, nil }
+	})
 	rebuild(t, s, &sku)
 	if n := left(t, s, &sku); n != 2 {
 		t.Fatalf("%d units left, want 2", n)

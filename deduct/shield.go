@@ -34,6 +34,9 @@ type Ledger interface {
 	EachOrder(ctx context.Context, sku string, fn func(ids []sale.OrderID, segments []int) error) error
 	// EachBuyer hands over, in chunks, each buyer's units in live orders.
 	EachBuyer(ctx context.Context, sku string, fn func(users []string, units []int64) error) error
+	// Holdings returns what is held of those of the SKUs that have stock, each with up to
+	// most orders and buyers: more make it Partial. Stock is read last.
+	Holdings(ctx context.Context, skus []string, most int) (map[string]*sale.Holdings, error)
 	// Find returns the orders that exist among the ids.
 	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
 }
@@ -64,9 +67,9 @@ type Config struct {
 	// Home chooses the segment that this gateway draws from first (its remainder by
 	// the SKU's number of segments): a number of the gateway, or a hash of its name.
 	Home uint32
-	// Parked, where set, returns how many units of the SKU are promised to claims in
-	// the durable backlog, which the ledger does not know yet.
-	Parked func(ctx context.Context, sku string) (int64, error)
+	// Parked, where set, returns how many units of each of the SKUs are promised to claims
+	// in the durable backlog, which the ledger does not know yet; none is no entry.
+	Parked func(ctx context.Context, skus []string) (map[string]int64, error)
 	// Waiting, where set, reports from memory whether the SKU has claims in the durable
 	// backlog. As long as it has, nothing of it is judged: a tentative batch may stand
 	// for claims that were parked by a gateway that died before it could say so.

@@ -21,6 +21,7 @@ type Shield interface {
 
 	// These pass unguarded: a load has its own pace and time, and distrust is a note in
 	// this process.
+	BulkLoad(ctx context.Context, skus []*sale.SKU) (alone []*sale.SKU, failed map[*sale.SKU]error)
 	Rebuild(ctx context.Context, sku *sale.SKU) error
 	Distrust(sku string, since int64)
 }

@@ -33,8 +33,12 @@ func (f *failing) RecallAll(context.Context, []sale.OrderID) (map[sale.OrderID]s
 	return nil, f.fail()
 }
 func (f *failing) Left(context.Context, *sale.SKU) (int64, bool, error) { return 0, false, f.fail() }
-func (f *failing) Rebuild(context.Context, *sale.SKU) error             { return f.fail() }
-func (f *failing) Distrust(string, int64)                               { f.calls++ }
+func (f *failing) BulkLoad(context.Context, []*sale.SKU) ([]*sale.SKU, map[*sale.SKU]error) {
+	_ = f.fail()
+	return nil, nil
+}
+func (f *failing) Rebuild(context.Context, *sale.SKU) error { return f.fail() }
+func (f *failing) Distrust(string, int64)                   { f.calls++ }
 func (f *failing) Commit(context.Context, sale.CommitBatch) (sale.CommitResult, error) {
 	return sale.CommitResult{}, f.fail()
 }
@@ -89,7 +93,7 @@ func TestGuards(t *testing.T) {
 		counts    bool
 		unguarded []string
 	}{
-		{"shield", reflect.TypeFor[Shield](), func(b *Breaker) any { return GuardShield(behind, b) }, true, []string{"Rebuild", "Distrust"}},
+		{"shield", reflect.TypeFor[Shield](), func(b *Breaker) any { return GuardShield(behind, b) }, true, []string{"BulkLoad", "Rebuild", "Distrust"}},
 		{"ledger", reflect.TypeFor[Ledger](), func(b *Breaker) any { return GuardLedger(behind, b) }, true, []string{"Now", "SKU"}},
 		{"ledger, asked", reflect.TypeFor[Ledger](), func(b *Breaker) any { return GuardLedger(behind, b).Asked() }, false, []string{"Now", "SKU"}},
 	} {

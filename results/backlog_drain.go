@@ -179,26 +179,33 @@ func (d *drain) line(ctx, fresh context.Context, l *line) error {
 	return nil
 }
 
-// Units is how many units the shield took for claims of the SKU that are parked now.
-// While NATS is away it is zero if nothing was known to be parked, else an error.
-func (b *Backlog) Units(ctx context.Context, sku string) (int64, error) {
+// Units is how many units the shield took for claims of each of the SKUs that are parked
+// now; a SKU without is left out. While NATS is away it is none if nothing was known to be
+// parked, else an error.
+func (b *Backlog) Units(ctx context.Context, skus []string) (map[string]int64, error) {
 	if !b.conn.Connected() {
-		if b.view.waiting(sku) == 0 {
-			return 0, nil
+		for _, sku := range skus {
+			if b.view.waiting(sku) != 0 {
+				return nil, fmt.Errorf("%w: backlog of %s: %w", sale.ErrUnavailable, sku, nats.ErrDisconnected)
+			}
 		}
-		return 0, fmt.Errorf("%w: backlog of %s: %w", sale.ErrUnavailable, sku, nats.ErrDisconnected)
+		return nil, nil
 	}
 	stream, err := b.stream(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if stream.CachedInfo().State.Msgs == 0 {
-		return 0, nil
+		return nil, nil
 	}
-	var units int64
-	err = b.conn.read(ctx, backlogStream, jetstream.ConsumerConfig{FilterSubject: backlogPrefix + sku, HeadersOnly: true}, readPage, func(page []jetstream.Msg) error {
+	subjects := make([]string, len(skus))
+	for i, sku := range skus {
+		subjects[i] = backlogPrefix + sku
+	}
+	units := make(map[string]int64)
+	err = b.conn.read(ctx, backlogStream, jetstream.ConsumerConfig{FilterSubjects: subjects, HeadersOnly: true}, readPage, func(page []jetstream.Msg) error {
 		for _, msg := range page {
-			units += parkedUnits(msg.Headers())
+			units[msg.Subject()[len(backlogPrefix):]] += parkedUnits(msg.Headers())
 		}
 		return nil
 	})

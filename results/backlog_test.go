@@ -113,8 +113,8 @@ func TestAClaimIsParkedAsItIs(t *testing.T) {
 	repeat.Took, repeat.Segment, repeat.Claim.Keyed = false, 0, false
 	want := []sale.Parked{took, repeat}
 	mustPark(t, b, "shoe", want)
-	if n, err := b.Units(t.Context(), "shoe"); n != 1000 || err != nil {
-		t.Errorf("%d units, %v: a repeat holds none", n, err)
+	if n, err := b.Units(t.Context(), []string{"shoe"}); n["shoe"] != 1000 || err != nil {
+		t.Errorf("%v units, %v: a repeat holds none", n, err)
 	}
 	err := b.Drain(t.Context(), func(_ context.Context, sku string, got []sale.Parked) error {
 		if sku != "shoe" || !slices.Equal(got, want) {
@@ -230,8 +230,8 @@ func TestTheBacklogWhileNATSIsAway(t *testing.T) {
 	if b.Waiting("shoe") != 0 {
 		t.Error("something is said to be parked")
 	}
-	if n, err := b.Units(t.Context(), "shoe"); n != 0 || err != nil {
-		t.Errorf("%d units, %v: nothing was ever known to be parked", n, err)
+	if n, err := b.Units(t.Context(), []string{"shoe"}); len(n) != 0 || err != nil {
+		t.Errorf("%v units, %v: nothing was ever known to be parked", n, err)
 	}
 	if err := b.Drain(t.Context(), (&settled{}).settle); !errors.Is(err, sale.ErrUnavailable) {
 		t.Errorf("drain: %v", err)

@@ -36,7 +36,8 @@ func (auditedResults) Decode(payload []byte) (sale.Kind, []sale.Order, error) {
 }
 
 func (r auditedResults) Parked(ctx context.Context, sku string) (int64, error) {
-	return r.backlog.Units(ctx, sku)
+	units, err := r.backlog.Units(ctx, []string{sku})
+	return units[sku], err
 }
 
 // reported is the auditor as the operators' listener asks it.

@@ -158,8 +158,13 @@ func (r *rig) published(from uint64) (events int64, next uint64) {
 // measure runs one load against a process and adds the processor time it cost.
 func (r *rig) measure(p *testenv.Process, script, url string, env ...string) load {
 	r.t.Helper()
+	return r.measureFor(time.Duration(*seconds)*time.Second, p, script, url, env...)
+}
+
+func (r *rig) measureFor(d time.Duration, p *testenv.Process, script, url string, env ...string) load {
+	r.t.Helper()
 	before, parts := cpuTime(p.Pid()), r.cpuTimes()
-	l, err := runWrk(script, url, time.Duration(*seconds)*time.Second, *connections, env...)
+	l, err := runWrk(script, url, d, *connections, env...)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -222,7 +227,7 @@ func TestBench(t *testing.T) {
 	if sold := r.sold("gone"); sold != 20_000 {
 		t.Errorf("%d units of 20000 were sold", sold)
 	}
-	report(t, series)
+	report(t, "one SKU", "bare", []string{"bare", "reserved", "soldout", "soldout-keyed"}, series)
 }
 
 // warm loads a SKU's shield and the connections, and lets what it caused settle.
@@ -275,32 +280,33 @@ func (r *rig) profileCPU(path string) {
 // result is one line of loadtest/results.ndjson.
 type result struct {
 	At          string             `json:"at"`
+	Bench       string             `json:"bench"`
 	Commit      string             `json:"commit"`
 	Machine     string             `json:"machine"`
 	Connections int                `json:"connections"`
 	Rounds      int                `json:"rounds"`
 	Seconds     int                `json:"seconds"`
 	PerSecond   map[string]float64 `json:"per_second"`
-	Ratio       map[string]float64 `json:"ratio_to_bare"`
+	Base        string             `json:"base"`
+	Ratio       map[string]float64 `json:"ratio"`
 	CPU         map[string]float64 `json:"cpu_us"`
 	P99         map[string]float64 `json:"p99_ms"`
 }
 
-// report prints medians, and ratios taken round by round, and appends them to the
-// results.
-func report(t *testing.T, series map[string][]load) {
+// report prints medians, and ratios to the base taken round by round, and appends them to
+// the results.
+func report(t *testing.T, bench, base string, names []string, series map[string][]load) {
 	res := result{
-		At: time.Now().UTC().Format(time.RFC3339), Commit: commit(), Machine: machine(),
+		Bench: bench, Base: base, At: time.Now().UTC().Format(time.RFC3339), Commit: commit(), Machine: machine(),
 		Connections: *connections, Rounds: *rounds, Seconds: *seconds,
 		PerSecond: map[string]float64{}, Ratio: map[string]float64{}, CPU: map[string]float64{}, P99: map[string]float64{},
 	}
-	bare := series["bare"]
 	fmt.Printf("%-14s %10s %8s %10s %10s\n", "median of", "req/s", "ratio", "cpu us", "p99 ms")
-	for _, name := range []string{"bare", "reserved", "soldout", "soldout-keyed"} {
+	for _, name := range names {
 		var rate, ratio, cpu, p99 []float64
 		for i, l := range series[name] {
 			rate, cpu, p99 = append(rate, l.perSecond), append(cpu, l.each(l.cpu)), append(p99, float64(l.p99.Microseconds())/1000)
-			ratio = append(ratio, l.perSecond/bare[i].perSecond)
+			ratio = append(ratio, l.perSecond/series[base][i].perSecond)
 		}
 		res.PerSecond[name], res.Ratio[name], res.CPU[name], res.P99[name] = median(rate), median(ratio), median(cpu), median(p99)
 		fmt.Printf("%-14s %10.0f %8.3f %10.1f %10.1f\n", name, median(rate), median(ratio), median(cpu), median(p99))

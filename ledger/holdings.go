@@ -1,0 +1,119 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+
+	"flashgate/sale"
+)
+
+// holdingsChunk is how many SKUs one read asks for. Each is two members of a union, of
+// which SQLite takes 500.
+const holdingsChunk = 128
+
+// Holdings returns what is held of those of the SKUs that have stock, each with up to
+// most orders and buyers: one that has more is Partial. Orders are read before buyers, and
+// stock last, so that what is committed meanwhile is missing from the orders and not from
+// the stock. Errors wrap sale.ErrUnavailable.
+func (s Source) Holdings(ctx context.Context, skus []string, most int) (map[string]*sale.Holdings, error) {
+	if !s.Ready() {
+		return nil, s.notReady()
+	}
+	held := make(map[string]*sale.Holdings, len(skus))
+	for _, name := range skus {
+		held[name] = &sale.Holdings{Stock: make(map[int]sale.Stock)}
+	}
+	for some := range slices.Chunk(skus, holdingsChunk) {
+		if err := s.readHoldings(ctx, some, most, held); err != nil {
+			return nil, s.away(ctx, err)
+		}
+	}
+	for name, h := range held {
+		if len(h.Stock) == 0 {
+			delete(held, name)
+			continue
+		}
+		h.Partial = len(h.Orders) > most || len(h.Users) > most
+	}
+	s.noteErr(nil)
+	return held, nil
+}
+
+func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
+	text := newScript(s.dialect)
+	text.someOfEach("order_id, segment", "orders", "", skus, most+1)
+	text.someOfEach("user_id, units", "buyers", " AND units > 0", skus, most+1)
+	text.raw("SELECT sku, segment, total, reserved, sold FROM stock WHERE sku IN (")
+	text.strs(skus)
+	text.raw(")")
+	text.endWith(selects, 0)
+	conn, err := connOf(ctx, s.pools.control)
+	if err != nil {
+		return err
+	}
+	err = s.dialect.query(ctx, conn, text,
+		func(r *sql.Rows) error { return scanHeldOrder(r, held) },
+		func(r *sql.Rows) error { return scanHeldUnits(r, held) },
+		func(r *sql.Rows) error { return scanHeldStock(r, held) })
+	return errors.Join(err, conn.Close())
+}
+
+// someOfEach appends a statement that reads columns of up to limit rows of each SKU.
+func (s *script) someOfEach(columns, table, and string, skus []string, limit int) {
+	for i, name := range skus {
+		if i > 0 {
+			s.raw(" UNION ALL ")
+		}
+		s.raw("SELECT * FROM (SELECT sku, " + columns + " FROM " + table + " WHERE sku = ")
+		s.str(name)
+		s.raw(and + " LIMIT ")
+		s.int(int64(limit))
+		s.raw(") AS t")
+		s.int(int64(i))
+	}
+	s.endWith(selects, 0)
+}
+
+func scanHeldOrder(r *sql.Rows, held map[string]*sale.Holdings) error {
+	var sku string
+	var id sql.RawBytes
+	var segment int
+	if err := r.Scan(&sku, &id, &segment); err != nil {
+		return err
+	}
+	if len(id) != len(sale.OrderID{}) {
+		return fmt.Errorf("an order row has a key of %d bytes", len(id))
+	}
+	if h := held[sku]; h != nil {
+		h.Orders, h.Segments = append(h.Orders, sale.OrderID(id)), append(h.Segments, segment)
+	}
+	return nil
+}
+
+func scanHeldUnits(r *sql.Rows, held map[string]*sale.Holdings) error {
+	var sku, user string
+	var units int64
+	if err := r.Scan(&sku, &user, &units); err != nil {
+		return err
+	}
+	if h := held[sku]; h != nil {
+		h.Users, h.Units = append(h.Users, user), append(h.Units, units)
+	}
+	return nil
+}
+
+func scanHeldStock(r *sql.Rows, held map[string]*sale.Holdings) error {
+	var sku string
+	var segment int
+	var st sale.Stock
+	if err := r.Scan(&sku, &segment, &st.Total, &st.Reserved, &st.Sold); err != nil {
+		return err
+	}
+	if h := held[sku]; h != nil {
+		h.Stock[segment] = st
+	}
+	return nil
+}
