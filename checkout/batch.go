@@ -32,8 +32,9 @@ type batch struct {
 	failed  bool // the ledger gave no answer on the admitted
 	offered bool // and may have committed them all the same
 	token   sale.BatchToken
-	settled bool          // it is known how each of the admitted ended
-	left    map[int]int64 // what the ledger had left where it refused for stock
+	copies  map[int]string // the copies that judged it, by segment
+	settled bool           // it is known how each of the admitted ended
+	left    map[int]int64  // what the ledger had left where it refused for stock
 }
 
 func newBatch(claims []*sale.Claim, maxAge time.Duration) *batch {
@@ -152,9 +153,19 @@ func (b *batch) settlements() []sale.Settlement {
 			Keep:    o == sale.Duplicate || o == sale.Conflict,
 		})
 	}
-	out := []sale.Settlement{first}
-	for segment, left := range b.left {
-		out = append(out, sale.Settlement{LedgerLeft: left, Segment: segment})
+	return append([]sale.Settlement{first}, figures(b.sku, b.left, b.copies)...)
+}
+
+// figures is what the ledger had left, by the segments that the shield has: a segment that
+// the SKU had once is a part of one of those.
+func figures(sku *sale.SKU, left map[int]int64, copies map[int]string) []sale.Settlement {
+	sums := make(map[int]int64)
+	for segment, n := range left {
+		sums[segment%max(1, sku.Segments)] += n
+	}
+	var out []sale.Settlement
+	for segment, n := range sums {
+		out = append(out, sale.Settlement{LedgerLeft: n, Segment: segment, Copy: copies[segment]})
 	}
 	return out
 }

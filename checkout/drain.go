@@ -125,10 +125,7 @@ func (c *Checkout) tellParked(ctx context.Context, d *draining) {
 			})
 		}
 	}
-	told := []sale.Settlement{first}
-	for segment, left := range d.left {
-		told = append(told, sale.Settlement{LedgerLeft: left, Segment: segment})
-	}
+	told := append([]sale.Settlement{first}, figures(d.sku, d.left, nil)...)
 	if len(first.Refused) == 0 && len(told) == 1 {
 		return
 	}

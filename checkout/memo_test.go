@@ -342,3 +342,19 @@ func TestMemosFollowWhatIsOnSale(t *testing.T) {
 		}
 	})
 }
+
+// A SKU that had four segments and has two keeps its orders in those two: each hears one
+// figure, of all that it stands for.
+func TestFiguresOfASKUThatHadMoreSegments(t *testing.T) {
+	got := map[int]sale.Settlement{}
+	for _, st := range figures(&sale.SKU{Segments: 2}, map[int]int64{0: 5, 1: 7, 2: 0, 3: 2}, map[int]string{0: "a", 1: "b"}) {
+		if _, twice := got[st.Segment]; twice {
+			t.Errorf("segment %d hears twice", st.Segment)
+		}
+		got[st.Segment] = st
+	}
+	want := map[int]sale.Settlement{0: {LedgerLeft: 5, Copy: "a"}, 1: {LedgerLeft: 9, Segment: 1, Copy: "b"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("told %+v, want %+v", got, want)
+	}
+}

@@ -113,7 +113,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		c.rebuilds.want(b.sku.Name)
 		return false
 	}
-	b.token = d.Token
+	b.token, b.copies = d.Token, d.Copies
 	spare := d.Left
 	for k, i := range b.popOpen() {
 		switch d.Answers[k] {

@@ -44,12 +44,12 @@ func (s *Shield) Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim
 		}
 	}
 	b := &deduction{sku: sku, view: v, token: newToken(), claims: distinct,
-		answers: make([]sale.Answer, len(distinct)), segments: make([]int, len(distinct))}
+		answers: make([]sale.Answer, len(distinct)), segments: make([]int, len(distinct)), copies: make(map[int]string, 1)}
 	loaded, err := s.judge(ctx, b, home, told[home])
 	if err != nil || !loaded {
 		return sale.Deduction{}, err
 	}
-	out := sale.Deduction{Loaded: true, Token: b.token, Answers: b.answers, Segments: b.segments, Left: max(0, b.left)}
+	out := sale.Deduction{Loaded: true, Token: b.token, Answers: b.answers, Segments: b.segments, Left: max(0, b.left), Copies: b.copies}
 	if place != nil {
 		out.Answers, out.Segments = b.repeated(claims, place)
 	}
@@ -66,6 +66,7 @@ type deduction struct {
 	answers  []sale.Answer
 	segments []int
 	left     int64
+	copies   map[int]string
 }
 
 // judge asks the home segment, and the others about claims that found too few units.
@@ -116,6 +117,7 @@ func (s *Shield) judgeIn(ctx context.Context, b *deduction, segment int, which [
 		return nil, false, err
 	}
 	b.left += max(0, got.left)
+	b.copies[segment] = got.copy
 	taken := false
 	for k, i := range which {
 		a := sale.Answer(got.answers[k] - '0')
@@ -254,6 +256,7 @@ func (s *Shield) Left(ctx context.Context, sku *sale.SKU) (left int64, loaded bo
 // judged is a family's reply.
 type judged struct {
 	loaded  bool
+	copy    string // its name
 	left    int64
 	answers string
 }
@@ -294,6 +297,7 @@ func (s *Shield) ask(ctx context.Context, v *view, sku *sale.SKU, segment int, r
 				return judged{}, nil
 			}
 			v.noteLeft(segment, got.left)
+			got.copy = g.name
 			return got, nil
 		}
 		next, ok := s.adopt(v, sku, segment, pointer)

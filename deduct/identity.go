@@ -2,7 +2,6 @@ package deduct
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,15 +17,22 @@ type identities struct {
 	of     map[string]string // address -> run id and replication id of the master there
 	met    atomic.Bool       // every master there was at the start has been met
 	unread atomic.Bool       // some server does not say who it is
+	warned sync.Map          // addresses of servers that were said to evict keys
 }
 
 // meet runs on every new connection, before anything else does, and distrusts every copy
 // when the server is not the one that was there before. An error means that the
 // connection is of no use.
 func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
-	master, id, err := identify(ctx, cn)
+	master, id, evicts, err := identify(ctx, cn)
 	if err != nil {
 		return err
+	}
+	if evicts != "" {
+		if _, said := s.identities.warned.LoadOrStore(cn.String(), true); !said {
+			s.log.Warn("Redis may evict keys, and copies then have to be loaded again: set maxmemory-policy to noeviction",
+				"server", cn.String(), "policy", evicts)
+		}
 	}
 	s.identities.unread.Store(id == "")
 	if !master {
@@ -39,21 +45,30 @@ func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
 	return nil
 }
 
-// identify asks a server who it is, "" when it does not say, and whether it is a master:
-// nothing else is asked of a replica.
-func identify(ctx context.Context, cn *redis.Conn) (master bool, id string, err error) {
-	var info [2]string
-	for i, section := range []string{"server", "replication"} {
-		var refused redis.Error
-		if info[i], err = cn.Info(ctx, section).Result(); err != nil && !errors.As(err, &refused) {
-			return false, "", err
+// identify asks a server who it is, "" when it does not say, whether it is a master, and
+// by which policy it evicts keys, "" when it does not or does not say.
+func identify(ctx context.Context, cn *redis.Conn) (master bool, id, evicts string, err error) {
+	var info [3]*redis.StringCmd
+	_, _ = cn.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, section := range [...]string{"server", "replication", "memory"} {
+			info[i] = p.Info(ctx, section)
+		}
+		return nil
+	})
+	for _, reply := range info {
+		if err := reply.Err(); err != nil && !isReply(err) {
+			return false, "", "", err
 		}
 	}
-	run, replication := infoField(info[0], "run_id"), infoField(info[1], "master_replid")
-	if run == "" || replication == "" {
-		return false, "", nil
+	server, replication, memory := info[0].Val(), info[1].Val(), info[2].Val()
+	if evicts = infoField(memory, "maxmemory_policy"); evicts == "noeviction" {
+		evicts = ""
 	}
-	return infoField(info[1], "role") == "master", run + " " + replication, nil
+	run, history := infoField(server, "run_id"), infoField(replication, "master_replid")
+	if run == "" || history == "" {
+		return false, "", evicts, nil
+	}
+	return infoField(replication, "role") == "master", run + " " + history, evicts, nil
 }
 
 // changed notes who answers at an address and reports whether that was somebody else

@@ -2,6 +2,9 @@ package deduct
 
 import (
 	"context"
+	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 
 	"flashgate/internal/testenv"
@@ -96,4 +99,42 @@ func TestAServerThatDoesNotSayWhoItIs(t *testing.T) {
 		_, loaded := stands(t, s, &sku)
 		return !loaded
 	}, "the copy is distrusted")
+}
+
+// A server that may take single keys away is warned of, once.
+func TestAServerThatEvictsIsWarnedOf(t *testing.T) {
+	for _, policy := range []string{"noeviction", "allkeys-lru"} {
+		server := testenv.Redis(t)
+		server.MustDo(t, "CONFIG", "SET", "maxmemory-policy", policy)
+		var log lines
+		sku := testSKU(0, 1)
+		s := newShield(t, server.Addr, newFakeLedger(sku, 10), func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		rebuild(t, s, &sku)
+		stands(t, s, &sku)
+		want := 0
+		if policy != "noeviction" {
+			want = 1
+		}
+		if n := strings.Count(log.String(), "policy="+policy); n != want {
+			t.Errorf("%s: warned %d times, want %d", policy, n, want)
+		}
+	}
+}
+
+// lines is a log in memory.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

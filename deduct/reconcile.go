@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"sync"
@@ -20,10 +21,12 @@ const (
 	scanCount = 1000
 	// lookChunk is how many families are looked at in one pipeline.
 	lookChunk = 200
-	// soldOutChecks bounds how many sold-out SKUs a run compares with the ledger, and
-	// soldOutMax how long a SKU that was sold out in the ledger too is left alone.
-	soldOutChecks = 500
-	soldOutMax    = 8 * time.Second
+	// raiseChecks bounds how many families a run compares with the ledger, and soldOutMax
+	// and idleMax how long one that was right is left alone: when it is sold out, and when
+	// it still has units, which are then not the last.
+	raiseChecks = 500
+	soldOutMax  = 8 * time.Second
+	idleMax     = time.Minute
 )
 
 // Report is what one run of Reconcile found and did.
@@ -34,12 +37,12 @@ type Report struct {
 	Confirmed int   // order ids confirmed, because the ledger has them
 	Returned  int   // order ids whose units were given back (repair rule a)
 	Units     int64 // those units
-	Raised    int   // sold-out families raised to the ledger's figure (repair rule c)
+	Raised    int   // families raised to the ledger's figure (repair rule c)
 }
 
 // Reconcile compares the shield with the ledger and repairs it. Batches that are tentative for longer
 // than the grace are judged: ids that the ledger knows are confirmed, the units of the
-// others given back. Families that are sold out, with nothing tentative, are raised to
+// others given back. Families that sell nothing, with nothing tentative, are raised to
 // what the ledger has. When the ledger is away nothing is judged and its error is
 // returned. One gateway at a time should run it; two do no harm.
 func (s *Shield) Reconcile(ctx context.Context) (Report, error) {
@@ -55,7 +58,7 @@ func (s *Shield) Reconcile(ctx context.Context) (Report, error) {
 	if err := s.judgeOld(ctx, looks, &rep); err != nil {
 		return rep, err
 	}
-	return rep, s.raiseSoldOut(ctx, looks, &rep)
+	return rep, s.raise(ctx, s.dueChecks(looks, time.Now()), &rep)
 }
 
 // look is what the reconciler sees of one family.
@@ -282,23 +285,20 @@ func (s *Shield) judgeFamily(ctx context.Context, l *look, rep *Report) ([]sale.
 	return out, nil
 }
 
-// soldOutCheck is when a sold-out SKU is compared with the ledger next.
-type soldOutCheck struct {
+// raiseCheck is when a family is compared with the ledger next.
+type raiseCheck struct {
 	next time.Time
 	wait time.Duration
+	left int64 // when it was last looked at
 }
 
-// raiseSoldOut is repair rule c. The ledger is read after the family was seen sold out
-// with nothing tentative, so its figure counts everything that the family let through.
-func (s *Shield) raiseSoldOut(ctx context.Context, looks []*look, rep *Report) error {
-	return s.raise(ctx, s.dueChecks(looks, time.Now()), rep)
-}
-
-// raise compares families that were seen sold out, with nothing tentative, with the
-// ledger, and raises them to its figure.
-func (s *Shield) raise(ctx context.Context, soldOut []*look, rep *Report) error {
+// raise compares families, which were seen with nothing tentative, with the ledger, and
+// raises those that have less to its figure: repair rule c. The ledger is read after the
+// family was looked at, so its figure counts everything that the family let through; a
+// family that has sold something since stays as it is.
+func (s *Shield) raise(ctx context.Context, settled []*look, rep *Report) error {
 	stocks := make(map[string]map[int]int64)
-	for _, l := range soldOut {
+	for _, l := range settled {
 		stock, ok := stocks[l.key.sku]
 		if !ok {
 			sku := &sale.SKU{Name: l.key.sku, Segments: l.gen.segments}
@@ -311,10 +311,10 @@ func (s *Shield) raise(ctx context.Context, soldOut []*look, rep *Report) error 
 			stocks[l.key.sku] = stock
 		}
 		units := stock[l.key.segment]
-		if units < 1 {
+		if units <= max(0, l.left) {
 			continue
 		}
-		raised, err := s.scripts.raise.Run(ctx, s.client, l.keys(), units).Int()
+		raised, err := s.scripts.raise.Run(ctx, s.client, l.keys(), units, l.left).Int()
 		if err != nil {
 			return away(err)
 		}
@@ -322,7 +322,7 @@ func (s *Shield) raise(ctx context.Context, soldOut []*look, rep *Report) error 
 		if raised == 1 {
 			rep.Raised++
 			s.metrics.repaired(ruleRaise, 1)
-			s.log.Info("sold-out shield raised to the ledger's figure", "sku", l.key.sku, "segment", l.key.segment, "units", units)
+			s.log.Info("shield raised to the ledger's figure", "sku", l.key.sku, "segment", l.key.segment, "from", l.left, "to", units)
 		}
 	}
 	return nil
@@ -331,7 +331,7 @@ func (s *Shield) raise(ctx context.Context, soldOut []*look, rep *Report) error 
 // Raise is repair rule c for one SKU, at once: to be called after units came back in the
 // ledger, and again for as long as anything of the SKU may be tentative. An order that
 // went around the shield while it was being loaded is unknown to it, and so is that
-// order's end; the SKU would stay sold out until the reconciler looks.
+// order's end; its units would stay hidden until the reconciler looks.
 func (s *Shield) Raise(ctx context.Context, sku *sale.SKU) error {
 	keys := make([]familyKey, segmentsOf(sku))
 	for segment := range keys {
@@ -341,33 +341,29 @@ func (s *Shield) Raise(ctx context.Context, sku *sale.SKU) error {
 	if err != nil {
 		return err
 	}
-	var soldOut []*look
-	for _, l := range looks {
-		if l.left < 1 && l.tentative == 0 {
-			soldOut = append(soldOut, l)
-		}
-	}
-	var rep Report
-	return s.raise(ctx, soldOut, &rep)
+	looks = slices.DeleteFunc(looks, func(l *look) bool { return l.tentative > 0 })
+	return s.raise(ctx, looks, new(Report))
 }
 
-// dueChecks picks the sold-out families to compare with the ledger now, those that
-// have waited longest first, and forgets families that are not sold out.
+// dueChecks picks the families to compare with the ledger now, those that have waited
+// longest first: the sold-out ones, and those whose units did not change since the last
+// run, since buyers of several may want more than they have. It forgets the others.
 func (s *Shield) dueChecks(looks []*look, now time.Time) []*look {
 	s.checkMu.Lock()
 	defer s.checkMu.Unlock()
-	checks := make(map[string]*soldOutCheck)
+	checks := make(map[string]*raiseCheck)
 	var due []*look
 	for _, l := range looks {
-		if l.left >= 1 || l.tentative > 0 {
+		if l.tentative > 0 {
 			continue
 		}
 		c := s.checks[l.key.tag]
-		if c == nil {
-			c = &soldOutCheck{}
+		changed := c == nil || c.left != l.left
+		if changed {
+			c = &raiseCheck{left: l.left}
 		}
 		checks[l.key.tag] = c
-		if !now.Before(c.next) {
+		if selling := changed && l.left >= 1; !selling && !now.Before(c.next) {
 			due = append(due, l)
 		}
 	}
@@ -375,10 +371,13 @@ func (s *Shield) dueChecks(looks []*look, now time.Time) []*look {
 	sort.SliceStable(due, func(i, j int) bool {
 		return checks[due[i].key.tag].next.Before(checks[due[j].key.tag].next)
 	})
-	due = due[:min(len(due), soldOutChecks)]
+	due = due[:min(len(due), raiseChecks)]
 	for _, l := range due {
-		c := checks[l.key.tag]
-		c.wait = min(max(2*c.wait, time.Second), soldOutMax)
+		c, longest := checks[l.key.tag], soldOutMax
+		if l.left >= 1 {
+			longest = idleMax
+		}
+		c.wait = min(max(2*c.wait, time.Second), longest)
 		c.next = now.Add(c.wait)
 	}
 	return due

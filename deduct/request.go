@@ -80,14 +80,14 @@ func (r *request) args(sha, tag string, g generation, touchMs int64, repeats boo
 		args = append(args, tokenBytes(t))
 	}
 	for i := range named {
-		args = appendSettlement(args, &named[i], g.limit > 0)
+		args = appendSettlement(args, &named[i], g)
 	}
 	return args
 }
 
-func appendSettlement(args []any, s *sale.Settlement, limited bool) []any {
+func appendSettlement(args []any, s *sale.Settlement, g generation) []any {
 	floor := ""
-	if s.LedgerLeft >= 0 {
+	if s.LedgerLeft >= 0 && (s.Copy == "" || s.Copy == g.name) {
 		floor = strconv.FormatInt(s.LedgerLeft, 10)
 	}
 	ops := make([]byte, 0, 3*len(s.Refused))
@@ -104,7 +104,7 @@ func appendSettlement(args []any, s *sale.Settlement, limited bool) []any {
 		ops = append(ops, op, byte(f.Quantity>>8), byte(f.Quantity))
 		names.order(f.ID)
 	}
-	if limited {
+	if g.limit > 0 {
 		for i := range s.Refused {
 			names.user(s.Refused[i].User)
 		}

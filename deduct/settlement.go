@@ -26,7 +26,7 @@ func (s *Shield) assign(settled []sale.Settlement, segments, home int) map[int]*
 			to.Refused = append(to.Refused, r)
 		}
 		if st.LedgerLeft >= 0 {
-			to := a.named(st.Segment, st.Token)
+			to := a.about(st.Segment, st.Token, st.Copy)
 			if to.LedgerLeft < 0 || st.LedgerLeft < to.LedgerLeft {
 				to.LedgerLeft = st.LedgerLeft
 			}
@@ -39,6 +39,7 @@ func (s *Shield) assign(settled []sale.Settlement, segments, home int) map[int]*
 type slot struct {
 	segment int
 	token   sale.BatchToken
+	copy    string // that a figure is about
 }
 
 type assignment struct {
@@ -49,17 +50,22 @@ type assignment struct {
 
 // named returns the settlement of the batch in the family, which it adds if need be.
 func (a *assignment) named(segment int, token sale.BatchToken) *sale.Settlement {
+	return a.about(segment, token, "")
+}
+
+// about does so for a figure about a copy.
+func (a *assignment) about(segment int, token sale.BatchToken, copy string) *sale.Settlement {
 	segment = inFamily(segment, a.segments)
 	l, ok := a.of[segment]
 	if !ok {
 		l = &learned{}
 		a.of[segment] = l
 	}
-	p := slot{segment, token}
+	p := slot{segment, token, copy}
 	i, ok := a.at[p]
 	if !ok || (token == 0 && len(l.named[i].Refused) >= maxBatch) { // Lua cannot unpack more at a time
 		i = len(l.named)
-		l.named = append(l.named, sale.Settlement{Token: token, LedgerLeft: -1, Segment: segment})
+		l.named = append(l.named, sale.Settlement{Token: token, LedgerLeft: -1, Segment: segment, Copy: copy})
 		a.at[p] = i
 	}
 	return &l.named[i]

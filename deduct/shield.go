@@ -119,7 +119,7 @@ type Shield struct {
 	foreign foreign
 
 	checkMu sync.Mutex
-	checks  map[string]*soldOutCheck // by family tag; rule c
+	checks  map[string]*raiseCheck // by family tag; rule c
 	known   known
 }
 
@@ -153,7 +153,7 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 	s := &Shield{
 		cfg: cfg, ledger: source{ledger}, log: cfg.Logger,
 		calls: make(chan *call), stopped: make(chan struct{}),
-		views: make(map[string]*view), checks: make(map[string]*soldOutCheck),
+		views: make(map[string]*view), checks: make(map[string]*raiseCheck),
 	}
 	s.dedup.New = func() any { return newDedup() }
 	s.foreign.init()

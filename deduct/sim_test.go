@@ -164,7 +164,7 @@ func (w *world) rebuild(gate int) {
 
 func (w *world) reconcile(gate int) {
 	// No waiting in the tests.
-	w.gates[gate].checks = make(map[string]*soldOutCheck)
+	w.gates[gate].checks = make(map[string]*raiseCheck)
 	w.gates[gate].known.at = time.Time{}
 	if _, err := w.gates[gate].Reconcile(w.ctx); err != nil {
 		w.t.Fatal(err)

@@ -29,6 +29,8 @@ type Deduction struct {
 	// Left is the number of units the shield has left after the call, all segments
 	// that this call looked at together.
 	Left int64
+	// Copies are the names of the copies that this call asked, by segment.
+	Copies map[int]string
 }
 
 // Settlement tells the shield how a batch ended. Claims not named in Refused are in
@@ -39,8 +41,11 @@ type Settlement struct {
 	Refused []Refused
 	// LedgerLeft, when >= 0, is what the ledger had available in Segment when it
 	// refused for stock: the shield lowers its own figure to it (repair rule b).
+	// It is about the copy of that name, where one is given, and no other: one that was
+	// loaded since knows better.
 	LedgerLeft int64
 	Segment    int
+	Copy       string
 }
 
 // Refused is a claim the shield admitted and the ledger refused.

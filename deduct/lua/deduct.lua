@@ -135,8 +135,11 @@ if ARGV[6] ~= '' then
 end
 
 local r = call('HMGET', h, unpack(ARGV, 9, 10 + n))
-if not r[1] then
-  return {0, call('GET', KEYS[3]) or ''}
+-- The generation is in use while the pointer names it. Where an eviction or an operator
+-- took the pointer, whoever repairs and loads could not find what others still sell from.
+local pointer = call('GET', KEYS[3]) or ''
+if not r[1] or pointer ~= sub(h, #KEYS[3] - 2, -3) then
+  return {0, pointer}
 end
 local left = tonumber(r[2])
 if n == 0 then

@@ -35,6 +35,8 @@ func startApp(t *testing.T, change func(*configs.Config)) *running {
 	cfg := configs.Default(configs.Dev)
 	cfg.Server.Listen, cfg.Admin.Listen, cfg.Admin.Key = "127.0.0.1:0", "127.0.0.1:0", "a-key-of-sixteen-or-more"
 	cfg.Ledger.Driver, cfg.Ledger.DSN = "sqlite", filepath.Join(dir, "ledger.db")
+	// A call that a busy machine lets run out of time would go another way.
+	cfg.Redis.DialTimeout, cfg.Redis.ReadTimeout = testenv.Patience, testenv.Patience
 	change(&cfg)
 	if err := ledger.Migrate(t.Context(), ledgerConfig(cfg, log, nil)); err != nil {
 		t.Fatal(err)
@@ -132,8 +134,10 @@ func TestLifeOfAnOrder(t *testing.T) {
 			t.Fatal(status, refused)
 		}
 	}
-	if !r.checkout.SoldOut("last") || left() != 0 {
-		t.Errorf("it is not sold out: the shield has %d units left", left())
+	// Once in a while memory lets somebody look again.
+	testenv.Eventually(t, func() bool { return r.checkout.SoldOut("last") }, "it is known to be sold out")
+	if n := left(); n != 0 {
+		t.Errorf("it is not sold out: the shield has %d units left", n)
 	}
 	path := fmt.Sprint("/v1/orders/", first["order_id"])
 	if status, other := r.ask("DELETE", path, "bob", ""); status != 404 {
