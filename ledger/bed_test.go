@@ -105,7 +105,7 @@ func (b *bed) new(change ...func(*Config)) *DB {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	db.times = times{call: testenv.Patience, connect: testenv.Patience, connLifetime: time.Hour, outboxAge: time.Hour}
+	db.times = times{call: testenv.Patience, connect: testenv.Patience, connLifetime: time.Hour, outboxAge: time.Hour, look: lookPeriod}
 	return db
 }
 

@@ -12,11 +12,6 @@ import (
 )
 
 const (
-	// catalogPeriod is how often changes by other gateways are looked for.
-	catalogPeriod = 300 * time.Millisecond
-	// catalogMargin is how long a change may take from its time stamp to its commit,
-	// and a reading from the database to the cache: so far back each look reaches.
-	catalogMargin = 10 * time.Second
 	// unknownFor is how long a SKU that does not exist is remembered as such. The look
 	// for changes ends it earlier when the SKU is made.
 	unknownFor = 5 * time.Second
@@ -145,16 +140,29 @@ func (c *catalog) answer(miss *catalogMiss, sku *sale.SKU, err error) {
 	close(miss.done)
 }
 
-// store remembers the SKU unless a newer version is remembered already.
-func (c *catalog) store(sku *sale.SKU) {
-	c.known.put(sku.Name, sku, func(old *sale.SKU) bool { return old.Version < sku.Version })
+// store remembers the SKU unless a newer version is remembered already, and returns
+// what was remembered before.
+func (c *catalog) store(sku *sale.SKU) (before *sale.SKU) {
+	c.known.put(sku.Name, sku, func(old *sale.SKU) bool {
+		before = old
+		return old.Version < sku.Version
+	})
 	c.unknown.drop(sku.Name)
+	return before
 }
 
-// outdated reports whether what is remembered of the SKU is older than the version.
-func (c *catalog) outdated(name string, version int64) bool {
-	if sku, ok := c.known.get(name); ok {
-		return sku.Version < version
+// concerns reports whether a SKU that has changed has to be looked at: something is
+// remembered of it, or is just being read, perhaps as it was before the change. The
+// readings are asked first, because what they find is remembered before they end.
+func (c *catalog) concerns(name string) bool {
+	c.mu.Lock()
+	_, waiting := c.waiting[name]
+	c.mu.Unlock()
+	if waiting {
+		return true
+	}
+	if _, ok := c.known.get(name); ok {
+		return true
 	}
 	_, ok := c.unknown.get(name)
 	return ok
@@ -200,64 +208,6 @@ func (db *DB) readMisses(ctx context.Context, batch []*catalogMiss) {
 	for _, miss := range batch {
 		db.catalog.answer(miss, found[miss.name], err)
 	}
-}
-
-// watchCatalog looks for changes by other gateways until ctx ends. While the database
-// is away what is remembered stays, and the first look afterwards reaches back to the
-// last one that succeeded.
-func (db *DB) watchCatalog(ctx context.Context) {
-	ticker := time.NewTicker(catalogPeriod)
-	defer ticker.Stop()
-	last := db.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		now := db.Now()
-		if err := db.readChanges(ctx, min(last, now)-catalogMargin.Milliseconds()); err == nil {
-			last = now
-		} else if ctx.Err() == nil {
-			db.log.Debug("changes of SKUs cannot be read", "error", err)
-		}
-	}
-}
-
-// readChanges reads again what is remembered and has changed since then.
-func (db *DB) readChanges(ctx context.Context, since int64) error {
-	ctx, cancel := context.WithTimeout(ctx, db.times.call)
-	defer cancel()
-	rows, err := read(ctx, db.pools.control, "SELECT sku, version FROM skus WHERE changed_at >= ?", since)
-	if err != nil {
-		return err
-	}
-	var changed []string
-	for rows.Next() {
-		var name string
-		var version int64
-		if err = rows.Scan(&name, &version); err != nil {
-			break
-		}
-		if db.catalog.outdated(name, version) {
-			changed = append(changed, name)
-		}
-	}
-	if err := closeRows(rows, err); err != nil {
-		return err
-	}
-	for len(changed) > 0 {
-		n := min(len(changed), catalogBatch)
-		found, err := db.readSKUs(ctx, changed[:n])
-		if err != nil {
-			return err
-		}
-		for _, sku := range found {
-			db.catalog.store(sku)
-		}
-		changed = changed[n:]
-	}
-	return nil
 }
 
 // skuColumns is what scanSKU reads, in its order.
@@ -346,6 +296,19 @@ func newCacheTable[V any](size int, seed maphash.Seed) cacheTable[V] {
 		places *= 2
 	}
 	return cacheTable[V]{seed: seed, places: make([]cachePlace[V], places)}
+}
+
+// names returns the names of all that is remembered.
+func (t *cacheTable[V]) names() []string {
+	var names []string
+	for i := range t.places {
+		for w := range t.places[i].ways {
+			if e := t.places[i].ways[w].Load(); e != nil {
+				names = append(names, e.name)
+			}
+		}
+	}
+	return names
 }
 
 func (t *cacheTable[V]) place(name string) *cachePlace[V] {

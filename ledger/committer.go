@@ -55,7 +55,8 @@ type committer struct {
 	text *script   // reused from group to group
 	// sent is the mark of the transaction that was sent last; nil: it wrote nothing.
 	sent    *attemptMark
-	refusal error // why run did not succeed
+	refusal error     // why run did not succeed
+	learned []learned // newer rules, of which is still to be told
 	// started is when the group at hand was begun, deadline when it is not tried again.
 	started, deadline time.Time
 	// failure is why the last attempt to connect failed, and when.

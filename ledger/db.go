@@ -78,7 +78,7 @@ const (
 
 // times are those of the constants above that tests change before Run.
 type times struct {
-	call, connect, connLifetime, outboxAge time.Duration
+	call, connect, connLifetime, outboxAge, look time.Duration
 }
 
 // DB is the ledger. Its methods may be called from any goroutine, once Run has
@@ -121,7 +121,7 @@ func New(cfg Config) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{
-		cfg: cfg, times: times{callTimeout, connectTimeout, connLifetime, maxOutboxAge},
+		cfg: cfg, times: times{callTimeout, connectTimeout, connLifetime, maxOutboxAge, lookPeriod},
 		log: cfg.Logger, dialect: d, pools: pools, clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
 	}
 	if d.singleWriter() {
@@ -153,7 +153,7 @@ func (db *DB) Run(ctx context.Context) error {
 	for i := range db.cfg.Committers {
 		wg.Go(func() { db.runCommitter(i) })
 	}
-	for _, loop := range []func(context.Context){db.runAcks, db.runClock, db.runCatalog, db.watchCatalog} {
+	for _, loop := range []func(context.Context){db.runAcks, db.runClock, db.runCatalog, db.watchChanges} {
 		wg.Go(func() { loop(ctx) })
 	}
 	db.ready.Store(true)

@@ -36,8 +36,10 @@ type dialect interface {
 	begin() string
 	// forUpdate is appended to a SELECT that locks what it reads.
 	forUpdate() string
-	// byPrimaryKey follows a table's name where only the primary key may be used.
+	// byPrimaryKey follows a table's name where only the primary key may be used,
+	// byIndex where only that index may.
 	byPrimaryKey() string
+	byIndex(name string) string
 	// onConflict opens an upsert's tail for the key; inserted is the value that it would
 	// have inserted into a column.
 	onConflict(key string) string

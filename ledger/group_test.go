@@ -53,7 +53,7 @@ func count(t *testing.T, c prometheus.Metric) float64 {
 	if err := c.Write(&m); err != nil {
 		t.Fatal(err)
 	}
-	return m.GetCounter().GetValue()
+	return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 }
 
 func TestPoisonedClaimCostsOneRegroup(t *testing.T) {

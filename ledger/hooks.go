@@ -18,10 +18,29 @@ type Hooks struct {
 	Released func(ctx context.Context, sku string, orders []sale.Order)
 	// Changed is told of a SKU whose rules or stock an operator changed here.
 	Changed func(sku string)
+	// Heard is told, in every gateway that remembers the SKU, of a change that it has
+	// come to see, most often within half a second; of its own ones too. before is what
+	// was remembered, nil where that was nothing; the same version as after's says that
+	// only the stock may have changed, or that the rules were known already. Neither may
+	// be changed. It must not block: the next changes wait for it.
+	Heard func(before, after *sale.SKU)
 }
 
 // SetHooks sets whom to tell. It is called at most once, before Run.
 func (db *DB) SetHooks(h Hooks) { db.hooks = h }
+
+// heard tells of a change that this gateway has come to see. Where the change was read,
+// something newer may have been remembered already.
+func (db *DB) heard(before, read *sale.SKU) {
+	if db.hooks.Heard == nil {
+		return
+	}
+	after := read
+	if before != nil && before.Version >= read.Version {
+		after = before
+	}
+	db.hooks.Heard(before, after)
+}
 
 // released tells of orders whose units were given back, SKU by SKU.
 func (db *DB) released(ctx context.Context, orders []sale.Order) {

@@ -16,6 +16,7 @@ import (
 // a transaction; when that does not succeed, each SKU gets one of its own, so that
 // none of them can hold up the others.
 func (c *committer) commitLocked(jobs []*job) {
+	defer c.tellLearned()
 	slices.SortStableFunc(jobs, func(a, b *job) int { return strings.Compare(a.sku.Name, b.sku.Name) })
 	if len(jobs) > 1 {
 		switch c.runLocked(jobs, 3) {
@@ -163,6 +164,7 @@ func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 			changed = true
 		}
 		if k[i].sku != nil {
+			c.remember(j.sku, k[i].sku)
 			j.sku = k[i].sku
 		}
 	}
@@ -170,4 +172,26 @@ func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 		return nil, errRulesChanged
 	}
 	return k, nil
+}
+
+// remember keeps rules that were read behind the stock rows' locks and are newer than
+// those that the claims came with, so that the next ones come with them.
+func (c *committer) remember(offered, exact *sale.SKU) {
+	if offered.Version >= exact.Version {
+		return
+	}
+	if before := c.db.catalog.store(exact); before == nil || before.Version < exact.Version {
+		c.learned = append(c.learned, learned{before, exact})
+	}
+}
+
+// learned are newer rules, and those that were remembered before.
+type learned struct{ before, after *sale.SKU }
+
+// tellLearned tells of them, outside of locks.
+func (c *committer) tellLearned() {
+	for _, l := range c.learned {
+		c.db.heard(l.before, l.after)
+	}
+	c.learned = nil
 }

@@ -13,6 +13,7 @@ type metrics struct {
 	changes  *prometheus.CounterVec // of orders, by what they became
 	late     prometheus.Histogram
 	repaired *prometheus.CounterVec // by table and result
+	seen     prometheus.Gauge       // the position of the last change of a SKU that was looked at
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -47,11 +48,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		repaired: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flashgate_repairs_total", Help: "Rows of the ledger that disagreed with its orders, by table and whether they could be repaired.",
 		}, []string{"table", "result"}),
+		seen: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_ledger_changes_seen", Help: "Position, in the order of commits, up to which this gateway has seen changes of SKUs.",
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.changes, m.late, m.repaired} {
+	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.changes, m.late, m.repaired, m.seen} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -137,6 +137,7 @@ func (mysqlDialect) appendBytes(b []byte, p []byte) []byte {
 func (mysqlDialect) begin() string                 { return "START TRANSACTION" }
 func (mysqlDialect) forUpdate() string             { return " FOR UPDATE" }
 func (mysqlDialect) byPrimaryKey() string          { return " FORCE INDEX (PRIMARY)" }
+func (mysqlDialect) byIndex(name string) string    { return " FORCE INDEX (" + name + ")" }
 func (mysqlDialect) onConflict(string) string      { return " ON DUPLICATE KEY UPDATE " }
 func (mysqlDialect) inserted(column string) string { return "VALUES(" + column + ")" }
 

@@ -131,7 +131,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 	}
 	start := time.Now()
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := db.transact(ctx, db.pools.control, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
+		err := db.transactWhole(ctx, db.pools.control, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
 		if err == nil || errors.Is(err, errAbandon) {
 			db.noteErr(nil)
 			if c.refusal == nil {
@@ -161,9 +161,10 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 	}
 }
 
-// changeLocked is the transaction. The SKU's row makes operators take turns; the stock
-// rows, which every purchase locks last, stop the sale of this SKU for the moment in
-// which its rules change, so that whoever holds them reads rules that are exact.
+// changeLocked is the transaction, to its COMMIT. The SKU's row makes operators take
+// turns; the stock rows, which every purchase locks last, stop the sale of this SKU for
+// the moment in which its rules change, so that whoever holds them reads rules that are
+// exact.
 func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) error {
 	c.refusal, c.created = nil, false
 	before, err := db.lockSKU(ctx, conn, c.name)
@@ -282,7 +283,7 @@ func (db *DB) writeMove(ctx context.Context, conn *sql.Conn, c *skuChange, delta
 }
 
 // writeStock writes the stock rows with the SKU's version, and counts it where units
-// became available.
+// became available. It ends the transaction.
 func (db *DB) writeStock(ctx context.Context, conn *sql.Conn, sku *sale.SKU, before, after []segmentStock) error {
 	raised := int64(0)
 	free := make(map[int]int64, len(before))
@@ -305,6 +306,7 @@ func (db *DB) writeStock(ctx context.Context, conn *sql.Conn, sku *sale.SKU, bef
 		s.raw(column + "=" + db.dialect.inserted(column))
 	}
 	s.raw(",raises=stock.raises+" + db.dialect.inserted("raises"))
-	_, err := conn.ExecContext(ctx, string(s.text))
-	return err
+	s.end()
+	appendPosition(s, sku.Name)
+	return db.dialect.exec(ctx, conn, s)
 }

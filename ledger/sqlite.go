@@ -86,6 +86,7 @@ func (sqliteDialect) appendBytes(b []byte, p []byte) []byte  { return appendHex(
 func (sqliteDialect) begin() string                          { return "BEGIN IMMEDIATE" }
 func (sqliteDialect) forUpdate() string                      { return "" }
 func (sqliteDialect) byPrimaryKey() string                   { return "" }
+func (sqliteDialect) byIndex(string) string                  { return "" }
 func (sqliteDialect) onConflict(key string) string {
 	return " ON CONFLICT (" + key + ") DO UPDATE SET "
 }

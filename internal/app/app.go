@@ -123,6 +123,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 		},
 		Released: a.checkout.Released,
 		Changed:  a.checkout.Changed,
+		Heard:    a.checkout.Heard,
 	})
 
 	ledgerUp := ledgerBreaker.Usable
