@@ -231,6 +231,22 @@ func (s *Shield) Ping(ctx context.Context) error {
 	}))
 }
 
+// Answers asks whether any master is there: whoever reaches one has a link to Redis.
+func (s *Shield) Answers(ctx context.Context) error {
+	var answered atomic.Bool
+	err := s.eachMaster(ctx, func(ctx context.Context, c redis.UniversalClient) error {
+		err := c.Ping(ctx).Err()
+		if err == nil {
+			answered.Store(true)
+		}
+		return err
+	})
+	if answered.Load() {
+		return nil
+	}
+	return away(err)
+}
+
 // eachMaster calls fn for every server that holds keys, one or several at a time.
 func (s *Shield) eachMaster(ctx context.Context, fn func(context.Context, redis.UniversalClient) error) error {
 	if cluster, ok := s.client.(*redis.ClusterClient); ok {

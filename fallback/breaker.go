@@ -184,6 +184,19 @@ func (b *Breaker) Usable() bool {
 	return true
 }
 
+// Open reports whether calls are refused for a while, by its own counts or an operator's
+// order. Unlike Usable, a probe under way does not make it look so: it may be the
+// caller's own.
+func (b *Breaker) Open() bool {
+	switch b.modeNow() {
+	case sale.BreakerForcedOpen:
+		return true
+	case sale.BreakerForcedClosed:
+		return false
+	}
+	return b.cb.State() == gobreaker.StateOpen
+}
+
 // modeNow is the mode in force; a forced mode whose time is over ends here.
 func (b *Breaker) modeNow() sale.BreakerMode {
 	b.mu.Lock()

@@ -10,7 +10,7 @@ import (
 // stand still.
 type metrics struct {
 	leader, lastSuccess, lastError *prometheus.GaugeVec
-	errors                         *prometheus.CounterVec
+	errors, givenUp                *prometheus.CounterVec
 	duration                       *prometheus.HistogramVec
 }
 
@@ -29,6 +29,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flashgate_job_errors_total", Help: "Failed runs of the job in this gateway.",
 		}, label),
+		givenUp: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flashgate_job_leases_given_up_total", Help: "How often this gateway gave the job's lease up because it could not do the job.",
+		}, label),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "flashgate_job_duration_seconds", Help: "How long runs of the job take.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
@@ -37,7 +40,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.leader, m.lastSuccess, m.lastError, m.errors, m.duration} {
+	for _, c := range []prometheus.Collector{m.leader, m.lastSuccess, m.lastError, m.errors, m.givenUp, m.duration} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

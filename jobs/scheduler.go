@@ -2,7 +2,8 @@
 // a time, whichever holds the job's lease, and other jobs in every gateway.
 //
 // A lease is a row of the ledger with a time to live and a token that rises with every
-// change of holder. A holder that cannot renew its lease ends its run before anybody
+// change of holder. Who cannot do a job does not ask for its lease, and who finds out
+// while leading gives it up and lets others go first for a while. A holder that cannot renew its lease ends its run before anybody
 // else can begin one; where that is not enough, because a frozen process wakes up
 // late, the token lets whoever is written to refuse the older writer. See DESIGN.md.
 package jobs
@@ -27,6 +28,8 @@ type Leases interface {
 	// or renews it, under the same token, if this holder has it. It reports whether
 	// the holder has it now. An error means that it is not known.
 	Acquire(ctx context.Context, name, holder string, ttl time.Duration) (token int64, held bool, err error)
+	// Free reports whether nobody has the lease now.
+	Free(ctx context.Context, name string) (bool, error)
 	// Release frees the lease if it is still held under this token.
 	Release(ctx context.Context, name, holder string, token int64) error
 }
@@ -41,14 +44,24 @@ type Job struct {
 	Every time.Duration
 	// EveryGateway runs the job in each gateway, without a lease; its token is 0.
 	EveryGateway bool
-	// Able, where it is set, says whether a run could do anything now. Where it says no
-	// the run is left out, and the lease is kept.
+	// Able, where it is set, says whether a run here could do anything now. Where it says
+	// no, the run is left out, and of a leased job the lease is not asked for, or given up.
+	// It is asked ten times a second.
 	Able func() bool
-	// Run does it once. That a dependency was not called, sale.ErrNotCalled, is no
-	// failure. Its ctx ends when the lease is lost or the gateway shuts
+	// Within, where it is set, bounds a run of a leased job: one that takes longer hangs,
+	// is told to end, and the lease is given up. What it was about must be such that the
+	// next run goes on where this one ended.
+	Within time.Duration
+	// Run does it once. An error says that it could not, and that another gateway may be
+	// able to; sale.ErrNotCalled, that a dependency was not called, says so without having
+	// failed. sale.ErrPartly says that it could, but for items that fail for reasons of
+	// their own. Its ctx ends when the lease is lost or given up, or the gateway shuts
 	// down. The token rises with every change of leader.
 	Run func(ctx context.Context, token int64) error
 }
+
+// able reports whether a run could do anything now.
+func (j *Job) able() bool { return j.Able == nil || j.Able() }
 
 // Config is how leases are kept.
 type Config struct {
@@ -67,6 +80,9 @@ const (
 	// maxBackoff is the longest pause after failures, for jobs that run more often. A
 	// shorter one hammers a part that is away; a longer one is slow to see its return.
 	maxBackoff = 3 * time.Second
+	// retrySoon is the longest pause after a first failure: the second one decides whether
+	// another gateway should try, which has to lead within 5 s.
+	retrySoon = 500 * time.Millisecond
 )
 
 // Scheduler runs jobs.
@@ -113,7 +129,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 				return
 			}
 			if j.EveryGateway {
-				s.repeat(ctx, j, 0)
+				s.repeat(ctx, j, 0, nil)
 			} else {
 				s.lead(ctx, j)
 			}
@@ -123,107 +139,38 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	return nil
 }
 
-// lead asks for the job's lease again and again, and runs the job while it has it.
-func (s *Scheduler) lead(ctx context.Context, j Job) {
-	failing := false
+// repeat runs the job over and over until ctx ends or done, where it is set, says so of
+// how a run ended, and of how many in a row could not work.
+func (s *Scheduler) repeat(ctx context.Context, j Job, token int64, done func(err error, inRow int) bool) {
+	failures, inRow, failing := 0, 0, false
 	for ctx.Err() == nil {
-		asked := time.Now()
-		token, held, err := s.acquire(ctx, j, asked.Add(leaseTTL))
-		switch {
-		case held:
-			s.term(ctx, j, token, asked)
-		case err != nil && ctx.Err() == nil && !failing:
-			// Said once: the ledger's own log says how it goes on.
-			s.cfg.Log.Warn("a job's lease cannot be asked for", "job", j.Name, "err", err)
-		}
-		failing = err != nil
-		if !pause(ctx, jitter(leaseTTL/3)) {
-			return
-		}
-	}
-}
-
-func (s *Scheduler) acquire(ctx context.Context, j Job, until time.Time) (int64, bool, error) {
-	ctx, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
-	token, held, err := s.leases.Acquire(ctx, j.Name, s.cfg.Holder, leaseTTL)
-	return token, held && err == nil, err
-}
-
-// term runs the job for as long as this gateway is its leader.
-func (s *Scheduler) term(ctx context.Context, j Job, token int64, asked time.Time) {
-	leader := s.metrics.leader.WithLabelValues(j.Name)
-	leader.Set(1)
-	defer leader.Set(0)
-	s.cfg.Log.Debug("leads a job", "job", j.Name, "token", token)
-	ctx, cancel := context.WithCancelCause(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() { s.renew(ctx, cancel, j, token, asked) })
-	s.repeat(ctx, j, token)
-	cancel(nil)
-	wg.Wait()
-	if errors.Is(context.Cause(ctx), errLost) {
-		s.cfg.Log.Warn("lost a job's lease", "job", j.Name, "token", token)
-		return
-	}
-	// The gateway shuts down, and its own context is over.
-	release, stop := context.WithTimeout(context.WithoutCancel(ctx), leaseTTL/3)
-	defer stop()
-	if err := s.leases.Release(release, j.Name, s.cfg.Holder, token); err != nil {
-		s.cfg.Log.Debug("a job's lease runs out instead of being released", "job", j.Name, "err", err)
-	}
-}
-
-var errLost = errors.New("the lease is lost")
-
-// renew renews the lease again and again, and ends the term when it is lost or might be: a
-// tenth of its life before it can run out.
-func (s *Scheduler) renew(ctx context.Context, cancel context.CancelCauseFunc, j Job, token int64, asked time.Time) {
-	life := leaseTTL - leaseTTL/10
-	until := asked.Add(life)
-	for wait := leaseTTL / 3; ; {
-		if !pause(ctx, min(wait, time.Until(until))) {
-			return
-		}
-		asked := time.Now()
-		if !asked.Before(until) {
-			cancel(errLost)
-			return
-		}
-		now, held, err := s.acquire(ctx, j, until)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			wait = leaseTTL / 10
-		case !held || now != token:
-			cancel(errLost)
-			return
-		default:
-			wait, until = leaseTTL/3, asked.Add(life)
-		}
-	}
-}
-
-// repeat runs the job over and over until ctx ends.
-func (s *Scheduler) repeat(ctx context.Context, j Job, token int64) {
-	for failures := 0; ctx.Err() == nil; {
 		start := time.Now()
 		ran, err := once(ctx, j, token)
 		took := time.Since(start)
 		if err != nil && ctx.Err() != nil {
 			return // it was told to stop
 		}
+		failed := ran && err != nil
 		if ran {
 			s.metrics.observe(j.Name, took, err)
 		}
-		if err != nil {
-			if failures++; failures == 1 {
-				s.cfg.Log.Warn("a job failed", "job", j.Name, "err", err)
-			}
-		} else if ran && failures > 0 {
-			s.cfg.Log.Info("a job succeeds again", "job", j.Name, "failures", failures)
-			failures = 0
+		switch {
+		case failed && !failing:
+			s.cfg.Log.Warn("a job failed", "job", j.Name, "err", err)
+		case ran && !failed && failing:
+			s.cfg.Log.Info("a job succeeds again", "job", j.Name)
+		}
+		failing = failed || failing && !ran
+		switch able := err == nil || errors.Is(err, sale.ErrPartly); {
+		case ran && able:
+			failures, inRow = 0, 0
+		case ran:
+			failures, inRow = failures+1, inRow+1
+		case err != nil:
+			inRow++
+		}
+		if done != nil && (ran || err != nil) && done(err, inRow) {
+			return
 		}
 		if !pause(ctx, jitter(s.rest(j, took, failures))) {
 			return
@@ -231,21 +178,33 @@ func (s *Scheduler) repeat(ctx context.Context, j Job, token int64) {
 	}
 }
 
-// once runs the job, where a run could do anything, and reports whether it did.
+// once runs the job, where a run could do anything, and reports whether it did. An error
+// without a run is sale.ErrNotCalled.
 func once(ctx context.Context, j Job, token int64) (ran bool, err error) {
-	if j.Able != nil && !j.Able() {
+	if !j.able() {
 		return false, nil
 	}
-	if err = j.Run(ctx, token); errors.Is(err, sale.ErrNotCalled) {
-		return false, nil
+	if j.Within > 0 && !j.EveryGateway {
+		bounded, cancel := context.WithTimeoutCause(ctx, j.Within, errHangs)
+		defer cancel()
+		if err = j.Run(bounded, token); err != nil && context.Cause(bounded) == errHangs { //nolint:errorlint // it is this very one
+			err = fmt.Errorf("%w for %v: %w", errHangs, j.Within, err)
+		}
+	} else {
+		err = j.Run(ctx, token)
 	}
-	return true, err
+	return !errors.Is(err, sale.ErrNotCalled), err
 }
 
-// rest is the pause after a run: what is left of the period, but never nothing, and
-// twice as long with every failure.
+var errHangs = errors.New("the run hangs")
+
+// rest is the pause after a run: what is left of the period, but never nothing; shorter
+// after one failure, and twice as long with every further one.
 func (s *Scheduler) rest(j Job, took time.Duration, failures int) time.Duration {
 	rest := max(j.Every-took, j.Every/10)
+	if failures == 1 {
+		return min(rest, retrySoon)
+	}
 	for range failures {
 		if rest >= maxBackoff {
 			break

@@ -60,6 +60,15 @@ func (l *table) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 	return row.token, true, nil
 }
 
+func (l *table) Free(_ context.Context, name string) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.away {
+		return false, errAway
+	}
+	return !time.Now().Before(l.rows[name].expires), nil
+}
+
 func (l *table) Release(_ context.Context, name, holder string, token int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -40,7 +40,7 @@ type dueRow struct {
 // The token is that of the caller's lease ExpireJob. Every transaction holds the lease
 // to it, so that a gateway that was frozen past its lease and wakes up does nothing
 // and gets sale.ErrLeaseLost. Other errors wrap sale.ErrUnavailable. A SKU whose rows
-// contradict each other keeps its orders, shows as an error, and holds up no other.
+// contradict each other keeps its orders, shows as sale.ErrPartly, and holds up no other.
 func (db *DB) Expire(ctx context.Context, token int64) error {
 	for {
 		ended, err := db.expireDue(ctx, token, expireLimit, db.Now())
@@ -80,7 +80,7 @@ func (db *DB) expireDue(ctx context.Context, token int64, limit int, now int64) 
 		}
 	}
 	for sku, err := range broken {
-		return ended, fmt.Errorf("orders of %d SKUs cannot expire, as of %s: %w", len(broken), sku, err)
+		return ended, fmt.Errorf("%w: orders of %d SKUs cannot expire, as of %s: %w", sale.ErrPartly, len(broken), sku, err)
 	}
 	return ended, nil
 }

@@ -171,7 +171,7 @@ func TestExpiryOfBrokenRows(t *testing.T) {
 		b.overdue(db)
 		for i, want := range []int{6, 0} {
 			got, err := db.expireDue(t.Context(), token, 100, db.Now())
-			if !errors.Is(err, errRefused) || !errors.Is(err, sale.ErrUnavailable) || len(got) != want {
+			if !errors.Is(err, errRefused) || !errors.Is(err, sale.ErrPartly) || len(got) != want {
 				t.Errorf("round %d: %d ended, %v", i, len(got), err)
 			}
 		}

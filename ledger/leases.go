@@ -75,6 +75,18 @@ func (l Leases) look(ctx context.Context, name string) (lease, error) {
 	return row, errors.Join(err, conn.Close())
 }
 
+// Free reports whether nobody has the lease now. Errors wrap sale.ErrUnavailable.
+func (l Leases) Free(ctx context.Context, name string) (bool, error) {
+	if !l.db.Ready() {
+		return false, l.db.notReady()
+	}
+	row, err := l.look(ctx, name)
+	if err != nil {
+		return false, l.db.away(ctx, err)
+	}
+	return row.expiresAt <= l.db.Now(), nil
+}
+
 // Release frees the lease, if it is still held under this token, for whoever asks
 // next.
 func (l Leases) Release(ctx context.Context, name, holder string, token int64) error {

@@ -18,11 +18,20 @@ func TestLeaseChangesHandsUnderANewToken(t *testing.T) {
 				t.Fatalf("%s: token %d, held %v, %v; want %d, %v", holder, token, held, err, wantToken, wantHeld)
 			}
 		}
+		free := func(want bool) {
+			t.Helper()
+			if free, err := l.Free(t.Context(), "relay"); err != nil || free != want {
+				t.Fatalf("free: %v, %v", free, err)
+			}
+		}
 		runOut := func() { b.exec("UPDATE job_leases SET expires_at = 1") }
+		free(true)
 		acquire("a", 1, true)
+		free(false)
 		acquire("a", 1, true) // renewed
 		acquire("b", 1, false)
 		runOut()
+		free(true)
 		acquire("b", 2, true)
 		acquire("a", 2, false)
 		runOut()
@@ -34,6 +43,7 @@ func TestLeaseChangesHandsUnderANewToken(t *testing.T) {
 		if err := l.Release(t.Context(), "relay", "b", 3); err != nil {
 			t.Fatal(err)
 		}
+		free(true)
 		acquire("a", 4, true)
 	})
 }

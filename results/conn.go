@@ -181,6 +181,15 @@ func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 // Ready reports whether the streams have been ensured since the start.
 func (c *Conn) Ready() bool { return c.ensured.Load() }
 
+// Answers asks the server at the other end of this connection for a sign of life, and
+// nothing of its streams.
+func (c *Conn) Answers(ctx context.Context) error {
+	if err := c.nc.FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("nats: %w", err)
+	}
+	return nil
+}
+
 // Ping proves that NATS answers and that the results stream can be published to.
 func (c *Conn) Ping(ctx context.Context) error {
 	if !c.Connected() {

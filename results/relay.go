@@ -86,7 +86,7 @@ func NewRelay(cfg RelayConfig, conn *Conn, outbox Outbox) (*Relay, error) {
 
 // Pass publishes everything that is pending, once. A SKU whose row fails is left
 // until the next pass and holds up no other; when nothing gets through at all the
-// pass ends with an error, and whoever calls should wait a little longer. It must
+// pass ends with an error, which is sale.ErrPartly where that is the rows' own fault. It must
 // not run twice at the same time.
 func (r *Relay) Pass(ctx context.Context) error {
 	if !r.conn.Connected() {
@@ -99,6 +99,7 @@ func (r *Relay) Pass(ctx context.Context) error {
 		}
 	}
 	p := pass{relay: r, stuck: make(map[string]struct{})}
+	var failed error
 	for after, bad := int64(0), 0; ; {
 		rows, err := r.outbox.PendingOutbox(ctx, r.age, after, r.page)
 		if err != nil {
@@ -113,14 +114,14 @@ func (r *Relay) Pass(ctx context.Context) error {
 			r.outbox.Acked(acked)
 			bad = 0
 		} else if err != nil {
-			bad++
+			bad, failed = bad+1, err
 		}
 		last := len(rows) < r.page
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case bad >= badPages || (last && bad > 0):
-			return fmt.Errorf("relay: nothing gets through: %w", err)
+			return fmt.Errorf("relay: nothing gets through: %w", failed)
 		case last:
 			return nil
 		}
@@ -169,7 +170,10 @@ func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error)
 			defer mu.Unlock()
 			acked = append(acked, done...)
 			if err != nil {
-				failed = err
+				// One that says that nobody answers says more than any other.
+				if failed == nil || errors.Is(failed, sale.ErrPartly) {
+					failed = err
+				}
 				losses++
 			}
 			if held || err != nil {
@@ -232,18 +236,28 @@ func (r *Relay) chain(ctx context.Context, rows []*sale.OutboxRow) (acked []int6
 func (r *Relay) publish(ctx context.Context, row *sale.OutboxRow) error {
 	msgs, err := split(message(row), r.conn.nc.MaxPayload())
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", sale.ErrPartly, err)
 	}
 	for _, msg := range msgs {
 		// A missing stream is not waited for: the next pass comes soon.
 		ctx, cancel := context.WithTimeout(ctx, r.ackTimeout)
 		_, err := r.conn.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
 		cancel()
-		if err != nil {
+		switch {
+		case refused(err):
+			return fmt.Errorf("%w: %w", sale.ErrPartly, err)
+		case err != nil:
 			return err
 		}
 	}
 	return nil
+}
+
+// refused reports whether a message was answered with a no, or is none that could be
+// sent: another gateway would get no further with it.
+func refused(err error) bool {
+	var answer *jetstream.APIError
+	return errors.As(err, &answer) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, nats.ErrMaxPayload)
 }
 
 // headerRoom is what subject and headers take of a message's size, generously.

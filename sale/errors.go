@@ -23,6 +23,7 @@ var (
 	ErrNotCalled       = fmt.Errorf("breaker open, not called: %w", ErrUnavailable)                       // 503 unavailable: nothing can have happened
 	ErrOverloaded      = fmt.Errorf("this gateway has more to do than it can: %w", ErrUnavailable)        // 503 unavailable: no dependency has failed
 	ErrElsewhere       = errors.New("it failed for another dependency")                                   // internal: not a failure of the one that was called
+	ErrPartly          = errors.New("part of it failed for reasons of its own")                           // internal: whoever did the rest was able to
 	ErrUnknown         = errors.New("it is not known whether the call succeeded")                         // internal: repeat under the same ids
 )
 

@@ -126,20 +126,24 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 		Heard:    a.checkout.Heard,
 	})
 
-	ledgerUp := ledgerBreaker.Usable
-	natsUp := func() bool { return natsBreaker.Usable() && a.nats.Ready() }
+	natsPulse, redisPulse := fallback.NewPulse(a.nats.Answers), fallback.NewPulse(a.shield.Answers)
+	ledgerUp := func() bool { return !ledgerBreaker.Open() }
+	natsUp := func() bool { return !natsBreaker.Open() && a.nats.Ready() && natsPulse.Alive() }
+	redisUp := func() bool { return !shieldBreaker.Open() && redisPulse.Alive() }
 	a.jobs, err = jobs.New(jobs.Config{Holder: holder(), Log: log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
-		jobs.Job{Name: "relay", Every: relayEvery, Able: natsUp, Run: anyLeader(relay.Pass)},
-		jobs.Job{Name: "drain", Every: drainEvery, Able: func() bool { return ledgerUp() && natsUp() }, Run: anyLeader(func(ctx context.Context) error {
+		jobs.Job{Name: "relay", Every: relayEvery, Within: hungAfter, Able: natsUp, Run: anyLeader(relay.Pass)},
+		jobs.Job{Name: "drain", Every: drainEvery, Within: hungAfter, Able: func() bool { return ledgerUp() && natsUp() }, Run: anyLeader(func(ctx context.Context) error {
 			return a.backlog.Drain(ctx, a.checkout.SettleParked)
 		})},
-		jobs.Job{Name: "reconcile", Every: cfg.Reconcile.Period, Able: ledgerUp, Run: anyLeader(func(ctx context.Context) error {
+		jobs.Job{Name: "reconcile", Every: cfg.Reconcile.Period, Within: hungAfter, Able: func() bool { return ledgerUp() && redisUp() }, Run: anyLeader(func(ctx context.Context) error {
 			return shieldBreaker.Do(ctx, func(ctx context.Context) error { _, err := a.shield.Reconcile(ctx); return err })
 		})},
-		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Able: ledgerUp, Run: a.ledger.Expire},
+		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Within: hungAfter, Able: ledgerUp, Run: a.ledger.Expire},
 		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: anyLeader(a.ledger.Repair)},
 		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(ledgerBreaker.Probe(ledgerProbe, a.ledger.Ping))},
 		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(natsBreaker.Probe(natsProbe, a.nats.Ping))},
+		jobs.Job{Name: "nats-pulse", Every: fallback.PulseEvery, EveryGateway: true, Run: anyLeader(natsPulse.Beat)},
+		jobs.Job{Name: "redis-pulse", Every: fallback.PulseEvery, EveryGateway: true, Run: anyLeader(redisPulse.Beat)},
 	)
 	return a, err
 }

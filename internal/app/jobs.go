@@ -16,6 +16,11 @@ const (
 	probeEvery  = time.Second
 )
 
+// hungAfter is how long a run of a leased job may take. With less, a run that works off
+// much changes the gateway in the middle; with more, one that hangs keeps the job from
+// others for longer. The repairs of sums have no bound: they read every order.
+const hungAfter = time.Minute
+
 // How long a probe waits. NATS takes seconds to elect a leader, which is no failure.
 const (
 	ledgerProbe = 2 * time.Second

@@ -111,13 +111,14 @@ func newCluster(t testing.TB, n int, p parts) *cluster {
 	return c
 }
 
-func (c *cluster) startGate(i int) *gate {
+// startGate starts a gateway, whose environment has extra besides.
+func (c *cluster) startGate(i int, extra ...string) *gate {
 	c.t.Helper()
 	port, admin := testenv.Port(c.t), testenv.Port(c.t)
 	g := &gate{url: fmt.Sprintf("http://127.0.0.1:%d", port), admin: fmt.Sprintf("http://127.0.0.1:%d", admin)}
 	g.Process = testenv.StartProcess(c.t, fmt.Sprintf("gateway-%d", i), testenv.Spec{
 		Path: testenv.Binary(c.t), Args: []string{"serve"},
-		Env: append(append([]string{}, c.env...),
+		Env: append(append(append([]string{}, c.env...), extra...),
 			fmt.Sprintf("FLASHGATE_SERVER__LISTEN=127.0.0.1:%d", port),
 			fmt.Sprintf("FLASHGATE_ADMIN__LISTEN=127.0.0.1:%d", admin)),
 	})

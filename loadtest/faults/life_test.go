@@ -310,7 +310,7 @@ func (c *cluster) leader(job string) (leader *gate) {
 	c.t.Helper()
 	testenv.Eventually(c.t, func() bool {
 		var holder string
-		if c.db.QueryRow("SELECT holder FROM job_leases WHERE name = ?", job).Scan(&holder) != nil {
+		if c.db.QueryRow("SELECT holder FROM job_leases WHERE name = ? AND expires_at > 0", job).Scan(&holder) != nil {
 			return false
 		}
 		for _, g := range c.running() {
