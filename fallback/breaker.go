@@ -52,12 +52,12 @@ type Breaker struct {
 	// lock guards it.
 	inRow int
 
-	mu     sync.Mutex
-	mode   sale.BreakerMode
-	until  time.Time // zero = no end
-	reason string
-	since  time.Time
-	usable bool // what Changed was last told
+	mu      sync.Mutex
+	order   order // that is obeyed
+	fleet   order // for all gateways, that was given last
+	fleetAt int64 // when, by the ledger's clock
+	since   time.Time
+	usable  bool // what Changed was last told
 }
 
 // New validates and starts nothing.
@@ -70,7 +70,7 @@ func New(cfg Config) (*Breaker, error) {
 	case cfg.FailureRatio <= 0 || cfg.FailureRatio > 1 || cfg.MinCalls < 1 || cfg.Consecutive < 1:
 		return nil, fmt.Errorf("fallback: breaker %s: want 0 < failure_ratio <= 1, min_calls >= 1, consecutive >= 1", cfg.Name)
 	}
-	b := &Breaker{cfg: cfg, mode: sale.BreakerAuto, usable: true}
+	b := &Breaker{cfg: cfg, order: order{mode: sale.BreakerAuto}, usable: true}
 	b.cb = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         cfg.Name,
 		MaxRequests:  1,
@@ -157,7 +157,7 @@ func (b *Breaker) turned(to gobreaker.State) {
 	defer b.mu.Unlock()
 	b.state.Store(int32(to))
 	b.inRow = 0
-	if b.mode == sale.BreakerAuto {
+	if b.order.mode == sale.BreakerAuto {
 		b.since = time.Now()
 	}
 	b.tell(false)
@@ -197,43 +197,11 @@ func (b *Breaker) Open() bool {
 	return b.cb.State() == gobreaker.StateOpen
 }
 
-// modeNow is the mode in force; a forced mode whose time is over ends here.
-func (b *Breaker) modeNow() sale.BreakerMode {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.mode != sale.BreakerAuto && !b.until.IsZero() && !time.Now().Before(b.until) {
-		b.setMode(sale.BreakerAuto, 0, "")
-	}
-	return b.mode
-}
-
-// force sets who decides: the breaker itself (auto) or an operator. A forced mode ends
-// after d; d = 0 means when an operator ends it.
-func (b *Breaker) force(mode sale.BreakerMode, d time.Duration, reason string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.setMode(mode, d, reason)
-}
-
-func (b *Breaker) setMode(mode sale.BreakerMode, d time.Duration, reason string) {
-	was := b.mode
-	b.mode, b.reason, b.until = mode, reason, time.Time{}
-	if mode == sale.BreakerAuto {
-		b.reason = ""
-	} else if d > 0 {
-		b.until = time.Now().Add(d)
-	}
-	if was != mode {
-		b.since = time.Now()
-		b.tell(was == sale.BreakerForcedClosed)
-	}
-}
-
 // tell passes a change on; with again, also that nothing changed when the dependency
 // is usable. The lock is held, so that changes are told in their order.
 func (b *Breaker) tell(again bool) {
-	usable := b.mode == sale.BreakerForcedClosed ||
-		b.mode == sale.BreakerAuto && b.stateNow() == gobreaker.StateClosed
+	usable := b.order.mode == sale.BreakerForcedClosed ||
+		b.order.mode == sale.BreakerAuto && b.stateNow() == gobreaker.StateClosed
 	changed := usable != b.usable
 	b.usable = usable
 	if b.cfg.Changed != nil && (changed || again && usable) {
@@ -255,9 +223,9 @@ func (b *Breaker) Status() sale.BreakerStatus {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := sale.BreakerStatus{Name: b.cfg.Name, State: state, Mode: mode, Reason: b.reason}
-	if !b.until.IsZero() {
-		s.Until = b.until.UnixMilli()
+	s := sale.BreakerStatus{Name: b.cfg.Name, State: state, Mode: mode, Scope: b.order.scope, By: b.order.by, Reason: b.order.reason}
+	if !b.order.until.IsZero() {
+		s.Until = b.order.until.UnixMilli()
 	}
 	if !b.since.IsZero() {
 		s.Since = b.since.UnixMilli()

@@ -277,6 +277,15 @@ func TestBreakerIgnoresStragglers(t *testing.T) {
 	})
 }
 
+// force gives an operator's order for this gateway; d = 0 is without an end.
+func force(b *Breaker, mode sale.BreakerMode, d time.Duration, reason string) {
+	o := order{mode: mode, reason: reason}
+	if d > 0 {
+		o.until = time.Now().Add(d)
+	}
+	b.force(o)
+}
+
 func TestBreakerForcedModes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told changes
@@ -284,7 +293,7 @@ func TestBreakerForcedModes(t *testing.T) {
 		cfg.Changed = told.told
 		b := newBreaker(t, cfg)
 
-		b.force(sale.BreakerForcedOpen, 5*time.Minute, "maintenance")
+		force(b, sale.BreakerForcedOpen, 5*time.Minute, "maintenance")
 		wantState(t, b, "open", false)
 		if do(b, nil) {
 			t.Error("a breaker forced open made a call")
@@ -294,7 +303,7 @@ func TestBreakerForcedModes(t *testing.T) {
 			s.Until != time.Now().Add(5*time.Minute).UnixMilli() || s.Since != time.Now().UnixMilli() {
 			t.Errorf("the status of a breaker forced open is %+v", s)
 		}
-		b.force(sale.BreakerForcedOpen, 10*time.Minute, "longer")
+		force(b, sale.BreakerForcedOpen, 10*time.Minute, "longer")
 		told.want(t, false)
 		pass(10*time.Minute - time.Millisecond)
 		wantState(t, b, "open", false)
@@ -306,7 +315,7 @@ func TestBreakerForcedModes(t *testing.T) {
 		told.want(t, false, true)
 
 		// Forced closed, failures pass and are not counted.
-		b.force(sale.BreakerForcedClosed, 0, "we know better")
+		force(b, sale.BreakerForcedClosed, 0, "we know better")
 		told.want(t, false, true)
 		for range 50 {
 			if !do(b, errAway) {
@@ -315,7 +324,7 @@ func TestBreakerForcedModes(t *testing.T) {
 		}
 		pass(24 * time.Hour)
 		wantState(t, b, "closed", true)
-		b.force(sale.BreakerAuto, 0, "ignored")
+		force(b, sale.BreakerAuto, 0, "")
 		wantState(t, b, "closed", true)
 		// Nobody counted meanwhile: whoever keeps a view has to look again.
 		told.want(t, false, true, true)
@@ -329,7 +338,7 @@ func TestBreakerForcedClosedOverAnOpenOne(t *testing.T) {
 		cfg.Changed = told.told
 		b := newBreaker(t, cfg)
 		doAll(b, errAway, errAway, errAway, errAway, errAway)
-		b.force(sale.BreakerForcedClosed, time.Millisecond, "a try")
+		force(b, sale.BreakerForcedClosed, time.Millisecond, "a try")
 		if !do(b, nil) {
 			t.Error("a breaker forced closed refused a call")
 		}
@@ -357,9 +366,9 @@ func TestBreakerTellsInOrder(t *testing.T) {
 		for range 3 {
 			wg.Go(func() {
 				for range 20 {
-					b.force(sale.BreakerForcedOpen, 0, "")
-					b.force(sale.BreakerAuto, 0, "")
-					b.force(sale.BreakerForcedClosed, time.Nanosecond, "")
+					force(b, sale.BreakerForcedOpen, 0, "")
+					force(b, sale.BreakerAuto, 0, "")
+					force(b, sale.BreakerForcedClosed, time.Nanosecond, "")
 					b.Usable()
 				}
 			})
@@ -375,25 +384,5 @@ func TestBreakerTellsInOrder(t *testing.T) {
 		if n := len(told.got); n > 0 && told.got[n-1] != usable {
 			t.Fatalf("the last word was %t, but usable is %t", told.got[n-1], usable)
 		}
-	}
-}
-
-func TestPanel(t *testing.T) {
-	redis := newBreaker(t, config())
-	cfg := config()
-	cfg.Name = "ledger"
-	p := Panel{redis, newBreaker(t, cfg)}
-	if s := p.Breakers(); len(s) != 2 || s[0].Name != "redis" || s[1].Name != "ledger" {
-		t.Errorf("the panel shows %+v", s)
-	}
-	s, err := p.ForceBreaker("ledger", sale.BreakerForcedOpen, time.Hour, "drill")
-	if err != nil || s.State != "open" || s.Mode != sale.BreakerForcedOpen {
-		t.Errorf("forcing the ledger's breaker open gave %+v, %v", s, err)
-	}
-	if p[1].Usable() || !redis.Usable() {
-		t.Error("the wrong breaker was forced")
-	}
-	if _, err := p.ForceBreaker("mail", sale.BreakerAuto, 0, ""); !errors.Is(err, sale.ErrInvalid) {
-		t.Errorf("a breaker that does not exist: %v", err)
 	}
 }

@@ -102,12 +102,12 @@ func TestGuards(t *testing.T) {
 			t.Run(c.name+", "+method, func(t *testing.T) {
 				b, unguarded := newBreaker(t, config()), slices.Contains(c.unguarded, method)
 				guard := c.guard(b)
-				b.force(sale.BreakerForcedOpen, 0, "")
+				force(b, sale.BreakerForcedOpen, 0, "")
 				before := behind.calls
 				if err := callByName(t.Context(), guard, method); (behind.calls > before) != (unguarded || !c.counts) {
 					t.Errorf("behind a breaker that was forced open: %v", err)
 				}
-				b.force(sale.BreakerAuto, 0, "")
+				force(b, sale.BreakerAuto, 0, "")
 				for range config().Consecutive {
 					if err := callByName(t.Context(), guard, method); !unguarded && !errors.Is(err, errAway) {
 						t.Errorf("%v, want the dependency's own error", err)
@@ -133,7 +133,7 @@ func TestGuardedBacklogIsUsableWhenBothAre(t *testing.T) {
 	for _, c := range []struct{ connected, closed bool }{{true, true}, {true, false}, {false, true}} {
 		b := newBreaker(t, config())
 		if !c.closed {
-			b.force(sale.BreakerForcedOpen, 0, "")
+			force(b, sale.BreakerForcedOpen, 0, "")
 		}
 		if got := GuardBacklog(fakeBacklog{usable: c.connected}, b).Usable(); got != (c.connected && c.closed) {
 			t.Errorf("%+v: usable %t", c, got)

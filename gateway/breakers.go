@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"cmp"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -25,7 +27,7 @@ func (g *Gateway) listBreakers(c *fiber.Ctx) error {
 	return g.json(c, answerOK, append(b, "]}"...))
 }
 
-// forceBreaker is POST /v1/breakers/{name} {"mode":...,"for":"5m","reason":"..."}.
+// forceBreaker is POST /v1/breakers/{name} {"mode":...,"for":"5m","reason":"...","scope":...}.
 func (g *Gateway) forceBreaker(c *fiber.Ctx) error {
 	name := strings.Clone(c.Params("name"))
 	known := slices.ContainsFunc(g.deps.Breakers.Breakers(), func(s sale.BreakerStatus) bool { return s.Name == name })
@@ -36,6 +38,7 @@ func (g *Gateway) forceBreaker(c *fiber.Ctx) error {
 		Mode   string `json:"mode"`
 		For    string `json:"for"`
 		Reason string `json:"reason"`
+		Scope  string `json:"scope"`
 	}
 	if !g.readJSON(c, &body) {
 		return nil
@@ -44,27 +47,47 @@ func (g *Gateway) forceBreaker(c *fiber.Ctx) error {
 	if err != nil {
 		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "mode must be auto, forced_open or forced_closed"})
 	}
-	var d time.Duration
+	scope, err := sale.ParseBreakerScope(cmp.Or(body.Scope, sale.ScopeFleet.String()))
+	if err != nil {
+		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "scope must be fleet or gateway"})
+	}
+	o := sale.BreakerOrder{Name: name, Mode: mode, Reason: body.Reason}
 	if body.For != "" {
-		if d, err = time.ParseDuration(body.For); err != nil || d <= 0 || d > maxForced {
+		d, err := time.ParseDuration(body.For)
+		if err != nil || d <= 0 || d > maxForced {
 			return g.refuseWith(c, &problem{answer: invalidRequest, detail: `for must be a duration such as "5m", at most 168h`})
 		}
+		o.Until = g.deps.Ledger.Now() + max(1, d.Milliseconds())
 	}
 	if len(body.Reason) > sale.MaxTitleLen {
 		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "reason is too long"})
 	}
-	s, err := g.deps.Breakers.ForceBreaker(name, mode, d, body.Reason)
-	if err != nil {
+	s, err := g.deps.Breakers.ForceBreaker(g.deadlines.context(), scope, o)
+	switch {
+	case errors.Is(err, sale.ErrUnavailable):
+		g.log.Warn("an operator's order for all gateways cannot be kept", "breaker", name, "mode", body.Mode, "err", err)
+		return g.refuseWith(c, &problem{answer: unavailable, detail: notForTheFleet})
+	case err != nil:
 		return g.refuseError(c, err)
 	}
-	g.log.Warn("an operator set a breaker", "breaker", name, "mode", body.Mode, "for", body.For, "reason", body.Reason)
+	g.log.Warn("an operator set a breaker", "breaker", name, "mode", body.Mode, "scope", scope.String(), "for", body.For, "reason", body.Reason)
 	return g.json(c, answerOK, appendBreaker(nil, &s))
 }
+
+// notForTheFleet is what an operator hears whose order may have reached nobody.
+const notForTheFleet = `The ledger, which keeps orders for all gateways, does not answer: the order may have reached none. ` +
+	`Repeat it, or order each gateway alone with "scope":"gateway", which needs no ledger.`
 
 func appendBreaker(b []byte, s *sale.BreakerStatus) []byte {
 	b = appendText(append(b, '{'), "name", s.Name)
 	b = appendText(b, "state", s.State)
 	b = appendText(b, "mode", s.Mode.String())
+	if s.Scope != 0 {
+		b = appendText(b, "scope", s.Scope.String())
+	}
+	if s.By != "" {
+		b = appendText(b, "by", s.By)
+	}
 	b = appendTime(b, "until", s.Until)
 	if s.Reason != "" {
 		b = appendText(b, "reason", s.Reason)

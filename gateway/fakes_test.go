@@ -329,15 +329,21 @@ type fakeSoldOut struct{ all atomic.Bool }
 
 func (s *fakeSoldOut) SoldOut(string) bool { return s.all.Load() }
 
-type fakeBreakers struct{ status []sale.BreakerStatus }
+type fakeBreakers struct {
+	status []sale.BreakerStatus
+	err    error // of orders for all gateways
+}
 
 func (b *fakeBreakers) Breakers() []sale.BreakerStatus { return b.status }
 
-func (b *fakeBreakers) ForceBreaker(name string, mode sale.BreakerMode, d time.Duration, reason string) (sale.BreakerStatus, error) {
+func (b *fakeBreakers) ForceBreaker(_ context.Context, scope sale.BreakerScope, o sale.BreakerOrder) (sale.BreakerStatus, error) {
+	if scope == sale.ScopeFleet && b.err != nil {
+		return sale.BreakerStatus{}, b.err
+	}
 	for i := range b.status {
-		if b.status[i].Name == name {
-			b.status[i].Mode, b.status[i].Reason, b.status[i].Until = mode, reason, d.Milliseconds()
-			return b.status[i], nil
+		if s := &b.status[i]; s.Name == o.Name {
+			s.Mode, s.Scope, s.Reason, s.Until, s.By = o.Mode, scope, o.Reason, o.Until, "here/1"
+			return *s, nil
 		}
 	}
 	return sale.BreakerStatus{}, sale.ErrInvalid

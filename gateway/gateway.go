@@ -136,7 +136,8 @@ type Shield interface {
 // Breakers are the breakers as operators work them.
 type Breakers interface {
 	Breakers() []sale.BreakerStatus
-	ForceBreaker(name string, mode sale.BreakerMode, d time.Duration, reason string) (sale.BreakerStatus, error)
+	// ForceBreaker gives an order. One for all gateways needs the ledger.
+	ForceBreaker(ctx context.Context, scope sale.BreakerScope, o sale.BreakerOrder) (sale.BreakerStatus, error)
 }
 
 // Readiness says whether the ledger was proved.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -153,12 +154,29 @@ func TestBreakers(t *testing.T) {
 	post := func(name, body string) reply {
 		return w.operator(t, call{method: "POST", path: "/v1/breakers/" + name, body: body})
 	}
-	if r := post("redis", `{"mode":"forced_open","for":"5m","reason":"drill"}`); r.status != 200 || r.json["mode"] != "forced_open" || r.json["reason"] != "drill" || r.json["until"] == nil {
-		t.Errorf("%d %s", r.status, r.body)
+	until := sale.FormatTime(testNow + 300_000)
+	for body, scope := range map[string]string{
+		`{"mode":"forced_open","for":"5m","reason":"drill"}`:                   "fleet",
+		`{"mode":"forced_open","for":"5m","reason":"drill","scope":"fleet"}`:   "fleet",
+		`{"mode":"forced_open","for":"5m","reason":"drill","scope":"gateway"}`: "gateway",
+	} {
+		if r := post("redis", body); r.status != 200 || r.json["mode"] != "forced_open" || r.json["reason"] != "drill" ||
+			r.json["until"] != until || r.json["scope"] != scope || r.json["by"] != "here/1" {
+			t.Errorf("%d %s", r.status, r.body)
+		}
 	}
 	post("gin", `{"mode":"auto"}`).check(t, 404, "not_found")
-	for _, body := range []string{`{}`, `{"mode":"open"}`, `{"mode":"auto","for":"x"}`, `{"mode":"auto","for":"-1s"}`, `{"mode":"auto","for":"999h"}`, `{"mode":"auto","reason":"` + strings.Repeat("r", 201) + `"}`} {
+	for _, body := range []string{`{}`, `{"mode":"open"}`, `{"mode":"auto","scope":"all"}`, `{"mode":"auto","for":"x"}`, `{"mode":"auto","for":"-1s"}`, `{"mode":"auto","for":"999h"}`, `{"mode":"auto","reason":"` + strings.Repeat("r", 201) + `"}`} {
 		post("redis", body).check(t, 422, "invalid_request")
+	}
+	w.breakers.err = fmt.Errorf("x: %w", sale.ErrUnavailable)
+	r = post("redis", `{"mode":"auto"}`)
+	r.check(t, 503, "unavailable")
+	if detail := fmt.Sprint(r.json["detail"]); !strings.Contains(detail, `"scope":"gateway"`) {
+		t.Errorf("the detail does not say what is left to do: %s", r.body)
+	}
+	if r := post("redis", `{"mode":"auto","scope":"gateway"}`); r.status != 200 || r.json["mode"] != "auto" {
+		t.Errorf("%d %s", r.status, r.body)
 	}
 }
 

@@ -104,6 +104,7 @@ func TestNames(t *testing.T) {
 		{"state", int(StateClosed), func(i int) string { return SaleState(i).String() }, func(s string) (int, error) { v, err := ParseSaleState(s); return int(v), err }},
 		{"heat", int(HeatCold), func(i int) string { return Heat(i).String() }, func(s string) (int, error) { v, err := ParseHeat(s); return int(v), err }},
 		{"mode", int(BreakerForcedClosed), func(i int) string { return BreakerMode(i).String() }, func(s string) (int, error) { v, err := ParseBreakerMode(s); return int(v), err }},
+		{"scope", int(ScopeGateway), func(i int) string { return BreakerScope(i).String() }, func(s string) (int, error) { v, err := ParseBreakerScope(s); return int(v), err }},
 	} {
 		seen := map[string]bool{}
 		for i := 1; i <= e.n; i++ {

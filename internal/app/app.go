@@ -108,9 +108,10 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 		return nil, err
 	}
 	edgeLedger := guardedLedger.Asked()
+	panel := fallback.NewPanel(instance(), a.ledger, shieldBreaker, ledgerBreaker, natsBreaker)
 	a.gateway, err = gateway.New(gatewayConfig(cfg, log, reg), gateway.Deps{
 		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: a.ledger, Shield: guardedShield,
-		Breakers: fallback.Panel{shieldBreaker, ledgerBreaker, natsBreaker}, Paths: a.checkout, Readiness: a.ledger, Auditor: reported{auditor},
+		Breakers: panel, Paths: a.checkout, Readiness: a.ledger, Auditor: reported{auditor},
 	})
 	if err != nil {
 		return nil, err
@@ -140,6 +141,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 		})},
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Within: hungAfter, Able: ledgerUp, Run: a.ledger.Expire},
 		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: anyLeader(a.ledger.Repair)},
+		jobs.Job{Name: "breaker-orders", Every: fallback.ObeyEvery, EveryGateway: true, Run: anyLeader(panel.Obey)},
 		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(ledgerBreaker.Probe(ledgerProbe, a.ledger.Ping))},
 		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(natsBreaker.Probe(natsProbe, a.nats.Ping))},
 		jobs.Job{Name: "nats-pulse", Every: fallback.PulseEvery, EveryGateway: true, Run: anyLeader(natsPulse.Beat)},

@@ -1,7 +1,10 @@
 package faults
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,4 +146,84 @@ func TestLeaderCutOffFromRedis(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestForcedBreakerOnTheLeader: an operator keeps one gateway, which expires, from the
+// ledger. The other one expires.
+func TestForcedBreakerOnTheLeader(t *testing.T) {
+	c := newCluster(t, 2, parts{})
+	c.putSKU("shoe", map[string]any{"total": 50})
+	all := c.sell("shoe", "early", 50)
+	lame := c.leader("expire")
+	sound := c.gates[0]
+	if sound == lame {
+		sound = c.gates[1]
+	}
+	if code, doc := c.force(lame, "ledger", "forced_open", "gateway"); code != 200 || doc["state"] != "open" || doc["scope"] != "gateway" {
+		t.Fatalf("%d %v", code, doc)
+	}
+	c.leads(sound, "expire", "drain", "reconcile", "repair")
+	c.timeIsUp("shoe")
+	testenv.Within(t, 3*time.Second, func() bool {
+		return c.query("SELECT COUNT(*) FROM orders WHERE status = 'expired'") == int64(len(all))
+	}, "every order expires")
+	c.checkStock("shoe")
+	late := rush(50, 20, nil, func(i int) answer { return c.insistAt(sound, "shoe", fmt.Sprintf("late-%d", i), "k") })
+	c.checkYes("shoe", late)
+	if sold := c.query("SELECT SUM(sold) FROM stock WHERE sku = 'shoe'"); sold != 50 {
+		t.Errorf("%d of 50 sold", sold)
+	}
+}
+
+// force gives one gateway's breaker an operator's order.
+func (c *cluster) force(g *gate, breaker, mode, scope string) (code int, doc map[string]any) {
+	c.t.Helper()
+	req, _ := http.NewRequest("POST", g.admin+"/v1/breakers/"+breaker, strings.NewReader(
+		fmt.Sprintf(`{"mode":%q,"scope":%q,"for":"1h","reason":"a drill"}`, mode, scope)))
+	req.Header.Set("Authorization", "Bearer "+adminKey)
+	req.Header.Set("Content-Type", "application/json")
+	res, err := c.http.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer drain(res)
+	if err := json.NewDecoder(res.Body).Decode(&doc); err != nil {
+		c.t.Fatal(err)
+	}
+	return res.StatusCode, doc
+}
+
+// TestBreakerOrderForTheFleet: every gateway obeys, also one that starts later. While the
+// ledger hangs nobody can order the fleet, but each gateway alone.
+func TestBreakerOrderForTheFleet(t *testing.T) {
+	c := newCluster(t, 2, parts{maria: testenv.OwnMariaDB(t)})
+	c.putSKU("shoe", map[string]any{"total": 50, "heat": "hot"})
+	began := time.Now()
+	if code, doc := c.force(c.gates[1], "redis", "forced_open", "fleet"); code != 200 || doc["scope"] != "fleet" || doc["until"] == nil {
+		t.Fatalf("%d %v", code, doc)
+	}
+	c.awaitBreaker("redis", "open")
+	testenv.Took(t, 2*time.Second, time.Since(began), "both gateways obey")
+	c.awaitReady(c.startGate(2))
+	c.awaitBreaker("redis", "open")
+	if a := c.insistAt(c.gates[2], "shoe", "somebody", "k"); a.code != 201 {
+		t.Errorf("around the shield: %+v", a)
+	}
+	c.maria.Stop()
+	if code, doc := c.force(c.gates[0], "redis", "auto", "fleet"); code != 503 || doc["code"] != "unavailable" {
+		t.Errorf("an order that nobody can keep: %d %v", code, doc)
+	}
+	if code, doc := c.force(c.gates[0], "ledger", "forced_open", "gateway"); code != 200 || doc["state"] != "open" {
+		t.Errorf("an order for one gateway: %d %v", code, doc)
+	}
+	c.maria.Cont()
+	testenv.Eventually(t, func() bool {
+		code, _ := c.force(c.gates[2], "redis", "auto", "fleet")
+		return code == 200
+	}, "an order is kept again")
+	c.awaitBreaker("redis", "closed")
+	if code, _ := c.force(c.gates[1], "ledger", "auto", "fleet"); code != 200 {
+		t.Errorf("auto for the fleet: %d", code)
+	}
+	c.awaitBreaker("ledger", "closed")
 }
