@@ -32,9 +32,9 @@ type Shield interface {
 	Rebuild(ctx context.Context, sku *sale.SKU) error
 	Distrust(sku string, since int64)
 	// Release gives back units of orders that ended, and Raise finds units in the ledger
-	// of which a sold-out shield does not know.
+	// of which a shield does not know.
 	Release(ctx context.Context, sku *sale.SKU, orders []sale.Order) error
-	Raise(ctx context.Context, sku *sale.SKU) error
+	Raise(ctx context.Context, skus []*sale.SKU) error
 	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error
 }
 
@@ -44,6 +44,9 @@ type Ledger interface {
 	Usable() bool
 	Now() int64
 	SKU(ctx context.Context, name string) (*sale.SKU, error)
+	// Opening returns SKUs that are not cold and whose sale opens in (from, to], ledger ms,
+	// those that open first, and no more than limit.
+	Opening(ctx context.Context, from, to int64, limit int) ([]string, error)
 	// Commit decides the batch; an error means that nothing is known to be decided.
 	Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult, error)
 	// Find returns the orders that exist among the ids.

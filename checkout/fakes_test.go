@@ -102,10 +102,12 @@ func (s *fakeShield) Release(ctx context.Context, _ *sale.SKU, orders []sale.Ord
 	return s.fail
 }
 
-func (s *fakeShield) Raise(_ context.Context, sku *sale.SKU) error {
+func (s *fakeShield) Raise(_ context.Context, skus []*sale.SKU) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.raised = append(s.raised, sku.Name)
+	for _, sku := range skus {
+		s.raised = append(s.raised, sku.Name)
+	}
 	return s.fail
 }
 
@@ -151,6 +153,17 @@ type fakeLedger struct {
 
 // Now is the test's clock.
 func (l *fakeLedger) Now() int64 { return time.Now().UnixMilli() }
+
+func (l *fakeLedger) Opening(_ context.Context, from, to int64, limit int) (names []string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, s := range l.skus {
+		if s.OpensAt > from && s.OpensAt <= to && len(names) < limit {
+			names = append(names, name)
+		}
+	}
+	return names, l.away
+}
 
 func (l *fakeLedger) SKU(_ context.Context, name string) (*sale.SKU, error) {
 	l.mu.Lock()

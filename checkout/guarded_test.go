@@ -49,7 +49,7 @@ type shieldCalls interface {
 	Distrust(sku string, since int64)
 	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error
 	Release(ctx context.Context, sku *sale.SKU, orders []sale.Order) error
-	Raise(ctx context.Context, sku *sale.SKU) error
+	Raise(ctx context.Context, skus []*sale.SKU) error
 }
 
 // guardedShield is a shield behind a breaker.
@@ -78,14 +78,15 @@ func (g guardedShield) Release(ctx context.Context, sku *sale.SKU, orders []sale
 	return g.Do(ctx, func(ctx context.Context) error { return g.shieldCalls.Release(ctx, sku, orders) })
 }
 
-func (g guardedShield) Raise(ctx context.Context, sku *sale.SKU) error {
-	return g.Do(ctx, func(ctx context.Context) error { return g.shieldCalls.Raise(ctx, sku) })
+func (g guardedShield) Raise(ctx context.Context, skus []*sale.SKU) error {
+	return g.Do(ctx, func(ctx context.Context) error { return g.shieldCalls.Raise(ctx, skus) })
 }
 
 // ledgerCalls is a ledger without a breaker.
 type ledgerCalls interface {
 	Now() int64
 	SKU(ctx context.Context, name string) (*sale.SKU, error)
+	Opening(ctx context.Context, from, to int64, limit int) ([]string, error)
 	Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult, error)
 	Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
 	FindExhausted(ctx context.Context, sku string, ids []sale.OrderID) (map[sale.OrderID]sale.Order, bool, error)
@@ -103,6 +104,14 @@ func (g guardedLedger) Commit(ctx context.Context, b sale.CommitBatch) (res sale
 		return err
 	})
 	return res, err
+}
+
+func (g guardedLedger) Opening(ctx context.Context, from, to int64, limit int) (names []string, err error) {
+	err = g.Do(ctx, func(ctx context.Context) (err error) {
+		names, err = g.ledgerCalls.Opening(ctx, from, to, limit)
+		return err
+	})
+	return names, err
 }
 
 func (g guardedLedger) Find(ctx context.Context, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, err error) {

@@ -28,6 +28,8 @@ type truth struct {
 
 func (l *truth) Now() int64 { return time.Now().UnixMilli() }
 
+func (l *truth) Opening(context.Context, int64, int64, int) ([]string, error) { return nil, nil }
+
 func (l *truth) SKU(context.Context, string) (*sale.SKU, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

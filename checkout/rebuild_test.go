@@ -107,7 +107,7 @@ func TestFailedLoadsAreTriedAgain(t *testing.T) {
 		l := &loads{outcome: errBroken}
 		w.shield.rebuild = l.rebuild
 		w.running(t)
-		w.Changed("s")
+		w.Changed(nil, w.sku, true)
 		pass(time.Second)
 		if n := l.count("s"); n < 2 || n > 3 {
 			t.Errorf("%d attempts in the first second", n)
@@ -116,7 +116,7 @@ func TestFailedLoadsAreTriedAgain(t *testing.T) {
 		if n := l.count("s"); n != 1+rebuildRetries {
 			t.Errorf("%d attempts in all, want %d", n, 1+rebuildRetries)
 		}
-		w.Changed("s")
+		w.Changed(nil, w.sku, true)
 		pass(150 * time.Millisecond)
 		l.mu.Lock()
 		l.outcome = nil
@@ -194,7 +194,7 @@ func TestChanged(t *testing.T) {
 		w.running(t)
 		w.shield.deduct = w.answers("-")
 		w.settle(t, claims("a"))
-		w.Changed("s")
+		w.Changed(nil, w.sku, true)
 		pass(time.Millisecond)
 		if d := w.shield.takeDistrusted(); len(d) != 1 || d[0].sku != "s" || l.count("s") != 1 || w.SoldOut("s") {
 			t.Errorf("after an operator's change: distrusted %v, %d loads, sold out %t", d, l.count("s"), w.SoldOut("s"))
@@ -209,10 +209,10 @@ func TestChangedWhileLoading(t *testing.T) {
 		l := &loads{takes: 500 * time.Millisecond}
 		w.shield.rebuild = l.rebuild
 		w.running(t)
-		w.Changed("s")
+		w.Changed(nil, w.sku, true)
 		pass(100 * time.Millisecond)
-		w.Changed("s")
-		w.Changed("s")
+		w.Changed(nil, w.sku, true)
+		w.Changed(nil, w.sku, true)
 		pass(2 * time.Second)
 		if n := l.count("s"); n != 2 {
 			t.Errorf("%d loads, want another one after the one that was under way", n)

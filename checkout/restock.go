@@ -70,15 +70,6 @@ func (c *Checkout) Released(ctx context.Context, name string, orders []sale.Orde
 	}
 }
 
-// Changed has a SKU's shield loaded anew, because its stock or rules were changed behind
-// the shield's back; until then its batches go around. It is the ledger's hook.
-func (c *Checkout) Changed(name string) {
-	c.Shield.Distrust(name, c.Ledger.Now())
-	c.memoOf(name).soldOut.clear()
-	c.rebuilds.renew(name)
-	c.restocks.add(name)
-}
-
 // watch looks after units that came back, and loads that failed, until ctx ends.
 func (c *Checkout) watch(ctx context.Context) {
 	tick := time.NewTicker(restockEvery)
@@ -97,19 +88,23 @@ func (c *Checkout) watch(ctx context.Context) {
 	}
 }
 
+// lookAtRestocks holds the SKUs that are due against the ledger, all together.
 func (c *Checkout) lookAtRestocks(ctx context.Context) {
+	var skus []*sale.SKU
 	for _, name := range c.restocks.due() {
 		sku, err := c.Ledger.SKU(ctx, name)
-		if err == nil {
-			err = c.Shield.Raise(ctx, sku)
-		}
-		if err == nil {
+		if err != nil {
+			c.metrics.restockFailed.Inc()
+			c.log.Debug("units that came back not looked for", "sku", name, "err", err)
 			continue
 		}
-		if errors.Is(err, sale.ErrNotCalled) || ctx.Err() != nil {
-			return
-		}
+		skus = append(skus, sku)
+	}
+	if len(skus) == 0 {
+		return
+	}
+	if err := c.Shield.Raise(ctx, skus); err != nil && !errors.Is(err, sale.ErrNotCalled) && ctx.Err() == nil {
 		c.metrics.restockFailed.Inc()
-		c.log.Debug("units that came back not looked for", "sku", name, "err", err)
+		c.log.Debug("units that came back not looked for", "skus", len(skus), "err", err)
 	}
 }

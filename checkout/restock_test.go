@@ -52,7 +52,7 @@ func TestUnitsThatCameBackAreLookedFor(t *testing.T) {
 		w.running(t)
 		w.Released(t.Context(), "s", ended("x"))
 		pass(10*restockEvery + restockEvery/2) // in between two looks
-		w.Changed("s")
+		w.Changed(nil, w.sku, true)
 		pass(time.Minute)
 		if n := len(w.shield.takeRaised()); n != 10+restockLooks {
 			t.Errorf("%d looks, want ten before the change and %d after it", n, restockLooks)

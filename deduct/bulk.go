@@ -34,7 +34,7 @@ func (s *Shield) BulkLoad(ctx context.Context, skus []*sale.SKU) (alone []*sale.
 	}
 	// A copy stays in use when the ledger does not answer.
 	if len(skus) > 0 {
-		if _, err := s.ledger.Stock(ctx, skus[0].Name); err != nil {
+		if _, err := s.ledger.Stocks(ctx, []string{skus[0].Name}); err != nil {
 			b.failAll(fmt.Errorf("deduct: stock of %s: %w", skus[0].Name, err))
 		}
 	}

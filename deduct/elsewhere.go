@@ -19,9 +19,9 @@ func elsewhere(err error) error {
 // source is the ledger with its failures marked.
 type source struct{ Ledger }
 
-func (s source) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error) {
-	stock, err := s.Ledger.Stock(ctx, sku)
-	return stock, elsewhere(err)
+func (s source) Stocks(ctx context.Context, skus []string) (map[string]map[int]sale.Stock, error) {
+	stocks, err := s.Ledger.Stocks(ctx, skus)
+	return stocks, elsewhere(err)
 }
 
 func (s source) Holdings(ctx context.Context, skus []string, most int) (map[string]*sale.Holdings, error) {

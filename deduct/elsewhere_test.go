@@ -22,7 +22,7 @@ func TestTheLedgersFailuresAreNotRedis(t *testing.T) {
 	}
 	calls := map[string]func() error{
 		"Rebuild":   func() error { s.Distrust(sku.Name, l.Now()); return s.Rebuild(ctx, &sku) },
-		"Raise":     func() error { return s.Raise(ctx, &sku) },
+		"Raise":     func() error { return s.Raise(ctx, []*sale.SKU{&sku}) },
 		"Reconcile": func() error { _, err := s.Reconcile(ctx); return err },
 	}
 	for _, away := range []string{"ledger", "redis"} {

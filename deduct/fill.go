@@ -26,9 +26,13 @@ func (s *Shield) fill(ctx context.Context, sku *sale.SKU, loads []*load) (map[in
 			return nil, err
 		}
 	}
-	left, err := s.unitsLeft(ctx, sku)
+	all, err := s.unitsLeft(ctx, []*sale.SKU{sku})
 	if err != nil {
 		return nil, err
+	}
+	left := all[sku.Name]
+	if left == nil {
+		left = make(map[int]int64)
 	}
 	if err := s.judgeCarried(ctx, loads); err != nil {
 		return nil, err
@@ -124,18 +128,29 @@ func (s *Shield) write(ctx context.Context, l *load, fields []any) error {
 	return nil
 }
 
-// unitsLeft is the formula (a - b) - ledger's log, less what is promised to claims in
-// the backlog. The backlog is read last: what leaves it meanwhile is in neither.
-func (s *Shield) unitsLeft(ctx context.Context, sku *sale.SKU) (map[int]int64, error) {
-	stock, err := s.ledger.Stock(ctx, sku.Name)
-	if err != nil {
-		return nil, fmt.Errorf("deduct: stock of %s: %w", sku.Name, err)
+// unitsLeft is, by SKU and segment, the formula (a - b) - ledger's log, less what is
+// promised to claims in the backlog. The backlog is read last: what leaves it meanwhile is
+// in neither. SKUs that the ledger does not have are left out.
+func (s *Shield) unitsLeft(ctx context.Context, skus []*sale.SKU) (map[string]map[int]int64, error) {
+	names := make([]string, len(skus))
+	for i, sku := range skus {
+		names[i] = sku.Name
 	}
-	parked, err := s.parked(ctx, []string{sku.Name})
+	stocks, err := s.ledger.Stocks(ctx, names)
+	if err != nil {
+		return nil, fmt.Errorf("deduct: stock of %d SKUs, as of %s: %w", len(names), names[0], err)
+	}
+	parked, err := s.parked(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	return available(sku, stock, parked[sku.Name]), nil
+	left := make(map[string]map[int]int64, len(stocks))
+	for _, sku := range skus {
+		if stock, ok := stocks[sku.Name]; ok {
+			left[sku.Name] = available(sku, stock, parked[sku.Name])
+		}
+	}
+	return left, nil
 }
 
 // available is the units left by segment, less those that are promised to claims in the

@@ -59,7 +59,8 @@ func (l *fakeLedger) Now() int64 {
 	return l.now
 }
 
-func (l *fakeLedger) Stock(context.Context, string) (map[int]sale.Stock, error) {
+// Stocks says the same of every SKU it is asked for.
+func (l *fakeLedger) Stocks(_ context.Context, skus []string) (map[string]map[int]sale.Stock, error) {
 	l.mu.Lock()
 	name := "stock alone"
 	if l.loading {
@@ -71,9 +72,9 @@ func (l *fakeLedger) Stock(context.Context, string) (map[int]sale.Stock, error) 
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make(map[int]sale.Stock)
-	for k, v := range l.stock {
-		out[k] = v
+	out := make(map[string]map[int]sale.Stock)
+	for _, sku := range skus {
+		out[sku] = maps.Clone(l.stock)
 	}
 	return out, nil
 }
@@ -261,8 +262,16 @@ type fakeLedgers map[string]*fakeLedger
 // Now is one clock for all of them.
 func (ls fakeLedgers) Now() int64 { return ls[slices.Min(slices.Collect(maps.Keys(ls)))].Now() }
 
-func (ls fakeLedgers) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error) {
-	return ls[sku].Stock(ctx, sku)
+func (ls fakeLedgers) Stocks(ctx context.Context, skus []string) (map[string]map[int]sale.Stock, error) {
+	out := make(map[string]map[int]sale.Stock)
+	for _, sku := range skus {
+		stocks, err := ls[sku].Stocks(ctx, []string{sku})
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(out, stocks)
+	}
+	return out, nil
 }
 
 func (ls fakeLedgers) Holdings(ctx context.Context, skus []string, most int) (map[string]*sale.Holdings, error) {

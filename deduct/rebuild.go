@@ -87,7 +87,7 @@ func over(ctx context.Context) bool {
 
 func (s *Shield) rebuild(ctx context.Context, v *view, sku *sale.SKU) error {
 	// A copy stays in use when the ledger does not answer.
-	if _, err := s.ledger.Stock(ctx, sku.Name); err != nil {
+	if _, err := s.ledger.Stocks(ctx, []string{sku.Name}); err != nil {
 		return fmt.Errorf("deduct: stock of %s: %w", sku.Name, err)
 	}
 	lost := 0

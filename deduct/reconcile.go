@@ -25,6 +25,7 @@ const (
 	// and idleMax how long one that was right is left alone: when it is sold out, and when
 	// it still has units, which are then not the last.
 	raiseChecks = 500
+	raiseChunk  = 100 // families for one read of the ledger
 	soldOutMax  = 8 * time.Second
 	idleMax     = time.Minute
 )
@@ -47,18 +48,13 @@ type Report struct {
 // returned. One gateway at a time should run it; two do no harm.
 func (s *Shield) Reconcile(ctx context.Context) (Report, error) {
 	var rep Report
+	// What a server that is away holds is nothing against looking after the rest.
 	looks, err := s.lookAtFamilies(ctx)
-	if err != nil {
-		return rep, err
-	}
 	rep.Families = len(looks)
 	for _, l := range looks {
 		rep.Tentative += l.tentative
 	}
-	if err := s.judgeOld(ctx, looks, &rep); err != nil {
-		return rep, err
-	}
-	return rep, s.raise(ctx, s.dueChecks(looks, time.Now()), &rep)
+	return rep, errors.Join(err, s.judgeOld(ctx, looks, &rep), s.raise(ctx, s.dueChecks(looks, time.Now()), &rep))
 }
 
 // look is what the reconciler sees of one family.
@@ -75,19 +71,18 @@ func (l *look) keys() []string {
 }
 
 // lookAtFamilies finds every family in use, and removes tentative batches of
-// generations that no pointer names.
+// generations that no pointer names. Beside an error it returns those that it could see.
 func (s *Shield) lookAtFamilies(ctx context.Context) ([]*look, error) {
-	tags, batches, err := s.families(ctx)
-	if err != nil {
-		return nil, err
-	}
+	tags, batches, failed := s.families(ctx)
 	inUse := make(map[string]bool)
 	var looks []*look
 	for len(tags) > 0 {
 		n := min(len(tags), lookChunk)
 		some, err := s.look(ctx, tags[:n])
 		if err != nil {
-			return nil, err
+			if failed = err; len(some) == 0 {
+				return looks, failed // nobody answers
+			}
 		}
 		for _, l := range some {
 			inUse[batchesKey(l.key.tag, l.gen.name)] = true
@@ -100,10 +95,10 @@ func (s *Shield) lookAtFamilies(ctx context.Context) ([]*look, error) {
 			continue
 		}
 		if err := s.scripts.sweep.Run(ctx, s.client, []string{pointerKey(k.tag), batchesKey(k.tag, k.gen)}, k.gen).Err(); err != nil {
-			return nil, away(err)
+			failed = away(err)
 		}
 	}
-	return looks, nil
+	return looks, failed
 }
 
 // known is the families that the last scan found. Scanning reads every key, verdicts
@@ -125,16 +120,20 @@ func (s *Shield) families(ctx context.Context) (tags, batches []familyKey, err e
 	if now.Sub(at) < s.cfg.Grace/2 {
 		return tags, nil, nil
 	}
-	if tags, batches, err = s.scan(ctx); err != nil {
-		return nil, nil, err
+	found, batches, err := s.scan(ctx)
+	if err != nil {
+		// Those of a server that is away are where they were.
+		return append(found, slices.DeleteFunc(slices.Clone(tags), func(k familyKey) bool { return slices.Contains(found, k) })...), batches, err
 	}
+	tags = found
 	s.known.mu.Lock()
 	s.known.tags, s.known.at = tags, now
 	s.known.mu.Unlock()
 	return tags, batches, nil
 }
 
-// scan returns the families that have a pointer, and the keys of tentative batches.
+// scan returns the families that have a pointer, and the keys of tentative batches; beside
+// an error, those of the servers that answered.
 func (s *Shield) scan(ctx context.Context) (tags, batches []familyKey, err error) {
 	var mu sync.Mutex
 	seen := make(map[string]bool)
@@ -161,40 +160,40 @@ func (s *Shield) scan(ctx context.Context) (tags, batches []familyKey, err error
 	return tags, batches, away(err)
 }
 
-// look asks the families' generations how they stand.
-func (s *Shield) look(ctx context.Context, keys []familyKey) ([]*look, error) {
+// look asks the families' generations how they stand. Beside an error it returns those
+// that answered.
+func (s *Shield) look(ctx context.Context, keys []familyKey) (looks []*look, failed error) {
 	pointers := make([]*redis.StringCmd, len(keys))
-	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, k := range keys {
 			pointers[i] = p.Get(ctx, pointerKey(k.tag))
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return nil, away(err)
-	}
-	var looks []*look
 	for i, k := range keys {
+		if err := pointers[i].Err(); err != nil && !errors.Is(err, redis.Nil) && !isReply(err) {
+			failed = away(err)
+		}
 		if g, ok := parseGeneration(pointers[i].Val()); ok {
 			looks = append(looks, &look{key: k, gen: g})
 		}
 	}
 	replies := make([]*redis.Cmd, len(looks))
-	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, l := range looks {
 			replies[i] = s.scripts.stale.EvalSha(ctx, p, l.keys(), s.cfg.Grace.Milliseconds())
 		}
 		return nil
 	})
-	if err != nil && !isReply(err) {
-		return nil, away(err)
-	}
 	kept := looks[:0]
 	for i, l := range looks {
 		if noScript(replies[i].Err()) {
 			replies[i] = s.scripts.stale.Run(ctx, s.client, l.keys(), s.cfg.Grace.Milliseconds())
 		}
-		if err := replies[i].Err(); err != nil {
+		if err := replies[i].Err(); err != nil && !isReply(err) {
+			failed = away(err)
+			continue
+		} else if err != nil {
 			s.log.Error("family not looked at", "family", l.key.tag, "err", err)
 			continue
 		}
@@ -202,7 +201,7 @@ func (s *Shield) look(ctx context.Context, keys []familyKey) ([]*look, error) {
 			kept = append(kept, l)
 		}
 	}
-	return kept, nil
+	return kept, failed
 }
 
 // isReply reports whether an error is one that Redis itself answered with.
@@ -297,26 +296,33 @@ type raiseCheck struct {
 // family was looked at, so its figure counts everything that the family let through; a
 // family that has sold something since stays as it is.
 func (s *Shield) raise(ctx context.Context, settled []*look, rep *Report) error {
-	stocks := make(map[string]map[int]int64)
-	for _, l := range settled {
-		stock, ok := stocks[l.key.sku]
-		if !ok {
-			sku := &sale.SKU{Name: l.key.sku, Segments: l.gen.segments}
-			var err error
-			if stock, err = s.unitsLeft(ctx, sku); errors.Is(err, sale.ErrUnknownSKU) {
-				stock = nil
-			} else if err != nil {
-				return err
-			}
-			stocks[l.key.sku] = stock
+	for some := range slices.Chunk(settled, raiseChunk) {
+		skus := make([]*sale.SKU, 0, len(some))
+		for _, l := range some {
+			skus = append(skus, &sale.SKU{Name: l.key.sku, Segments: l.gen.segments})
 		}
-		units := stock[l.key.segment]
+		left, err := s.unitsLeft(ctx, skus)
+		if err != nil {
+			return err
+		}
+		if err := s.raiseTo(ctx, some, left, rep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// raiseTo raises families to the units that their SKUs have left.
+func (s *Shield) raiseTo(ctx context.Context, looks []*look, left map[string]map[int]int64, rep *Report) (failed error) {
+	for _, l := range looks {
+		units := left[l.key.sku][l.key.segment]
 		if units <= max(0, l.left) {
 			continue
 		}
 		raised, err := s.scripts.raise.Run(ctx, s.client, l.keys(), units, l.left).Int()
 		if err != nil {
-			return away(err)
+			failed = away(err)
+			continue
 		}
 		s.checked(l.key.tag)
 		if raised == 1 {
@@ -325,24 +331,29 @@ func (s *Shield) raise(ctx context.Context, settled []*look, rep *Report) error 
 			s.log.Info("shield raised to the ledger's figure", "sku", l.key.sku, "segment", l.key.segment, "from", l.left, "to", units)
 		}
 	}
-	return nil
+	return failed
 }
 
-// Raise is repair rule c for one SKU, at once: to be called after units came back in the
-// ledger, and again for as long as anything of the SKU may be tentative. An order that
+// Raise is repair rule c for some SKUs, at once: to be called after units came back in
+// the ledger, and again for as long as anything of them may be tentative. An order that
 // went around the shield while it was being loaded is unknown to it, and so is that
 // order's end; its units would stay hidden until the reconciler looks.
-func (s *Shield) Raise(ctx context.Context, sku *sale.SKU) error {
-	keys := make([]familyKey, segmentsOf(sku))
-	for segment := range keys {
-		keys[segment] = familyKey{tag: familyTag(sku.Name, segment), sku: sku.Name, segment: segment}
+func (s *Shield) Raise(ctx context.Context, skus []*sale.SKU) error {
+	var keys []familyKey
+	for _, sku := range skus {
+		for segment := range segmentsOf(sku) {
+			keys = append(keys, familyKey{tag: familyTag(sku.Name, segment), sku: sku.Name, segment: segment})
+		}
 	}
-	looks, err := s.look(ctx, keys)
-	if err != nil {
-		return err
+	var failed error
+	for some := range slices.Chunk(keys, lookChunk) {
+		looks, err := s.look(ctx, some)
+		looks = slices.DeleteFunc(looks, func(l *look) bool { return l.tentative > 0 })
+		if failed = errors.Join(failed, err, s.raise(ctx, looks, new(Report))); failed != nil && len(looks) == 0 {
+			return failed
+		}
 	}
-	looks = slices.DeleteFunc(looks, func(l *look) bool { return l.tentative > 0 })
-	return s.raise(ctx, looks, new(Report))
+	return failed
 }
 
 // dueChecks picks the families to compare with the ledger now, those that have waited

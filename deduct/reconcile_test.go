@@ -174,7 +174,7 @@ func TestUnitsAreFoundBeforeTheLastIsGone(t *testing.T) {
 	sc := newScene(t, 0, 1)
 	wantAnswers(t, deduct(t, sc.s, &sc.sku, []*sale.Claim{claim("ann", "k", 2)}), "4")
 	sc.l.restock(0, 999)
-	if err := sc.s.Raise(t.Context(), &sc.sku); err != nil {
+	if err := sc.s.Raise(t.Context(), []*sale.SKU{&sc.sku}); err != nil {
 		t.Fatal(err)
 	}
 	wantAnswers(t, deduct(t, sc.s, &sc.sku, []*sale.Claim{claim("ann", "k", 2)}), "1")
@@ -182,7 +182,7 @@ func TestUnitsAreFoundBeforeTheLastIsGone(t *testing.T) {
 		t.Errorf("%d units left, want 998", n)
 	}
 	sc.l.restock(0, 1)
-	if err := sc.s.Raise(t.Context(), &sc.sku); err != nil {
+	if err := sc.s.Raise(t.Context(), []*sale.SKU{&sc.sku}); err != nil {
 		t.Fatal(err)
 	}
 	if n := left(t, sc.s, &sc.sku); n != 998 {
@@ -339,7 +339,7 @@ func TestRaiseAfterAnUnknownOrderEnded(t *testing.T) {
 	sc.l.commit(around, nil) // behind the shield's back
 	raise := func(want int64) {
 		t.Helper()
-		if err := sc.s.Raise(ctx, &sc.sku); err != nil {
+		if err := sc.s.Raise(ctx, []*sale.SKU{&sc.sku}); err != nil {
 			t.Fatal(err)
 		}
 		if n := left(t, sc.s, &sc.sku); n != want {

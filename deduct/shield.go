@@ -27,8 +27,8 @@ import (
 type Ledger interface {
 	// Now is the ledger's clock, Unix ms.
 	Now() int64
-	// Stock returns units per segment.
-	Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
+	// Stocks returns units by segment, of those of the SKUs that have stock.
+	Stocks(ctx context.Context, skus []string) (map[string]map[int]sale.Stock, error)
 	// EachOrder hands over, in chunks, every order id of the SKU, of any status, and
 	// the segment each was sold from.
 	EachOrder(ctx context.Context, sku string, fn func(ids []sale.OrderID, segments []int) error) error

@@ -16,6 +16,7 @@ type Ledger interface {
 	Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
 	Pay(ctx context.Context, p sale.Payment) (sale.PaymentResult, error)
 	Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Order, error)
+	Opening(ctx context.Context, from, to int64, limit int) ([]string, error)
 
 	// These pass unguarded: they are answered from memory where they can be, whether the
 	// database is there or not.
@@ -79,4 +80,9 @@ func (g *GuardedLedger) Pay(ctx context.Context, p sale.Payment) (sale.PaymentRe
 // Cancel ends a buyer's reserved order.
 func (g *GuardedLedger) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Order, error) {
 	return through(ctx, g.guard, func(ctx context.Context) (sale.Order, error) { return g.Ledger.Cancel(ctx, id, user) })
+}
+
+// Opening returns the SKUs whose sale opens soon.
+func (g *GuardedLedger) Opening(ctx context.Context, from, to int64, limit int) ([]string, error) {
+	return through(ctx, g.guard, func(ctx context.Context) ([]string, error) { return g.Ledger.Opening(ctx, from, to, limit) })
 }

@@ -13,7 +13,7 @@ type Shield interface {
 	Deduct(ctx context.Context, sku *sale.SKU, claims []*sale.Claim, settled []sale.Settlement) (sale.Deduction, error)
 	Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settlement) error
 	Release(ctx context.Context, sku *sale.SKU, orders []sale.Order) error
-	Raise(ctx context.Context, sku *sale.SKU) error
+	Raise(ctx context.Context, skus []*sale.SKU) error
 	Remember(ctx context.Context, orders []sale.Order, ttl time.Duration) error
 	Recall(ctx context.Context, id sale.OrderID) (sale.Order, bool, error)
 	RecallAll(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error)
@@ -54,9 +54,9 @@ func (g *GuardedShield) Release(ctx context.Context, sku *sale.SKU, orders []sal
 	return g.breaker.Do(ctx, func(ctx context.Context) error { return g.Shield.Release(ctx, sku, orders) })
 }
 
-// Raise holds a sold-out SKU against the ledger.
-func (g *GuardedShield) Raise(ctx context.Context, sku *sale.SKU) error {
-	return g.breaker.Do(ctx, func(ctx context.Context) error { return g.Shield.Raise(ctx, sku) })
+// Raise holds SKUs against the ledger.
+func (g *GuardedShield) Raise(ctx context.Context, skus []*sale.SKU) error {
+	return g.breaker.Do(ctx, func(ctx context.Context) error { return g.Shield.Raise(ctx, skus) })
 }
 
 // Remember keeps orders that have no row.

@@ -22,7 +22,7 @@ func (f *failing) Deduct(context.Context, *sale.SKU, []*sale.Claim, []sale.Settl
 }
 func (f *failing) Settle(context.Context, *sale.SKU, []sale.Settlement) error { return f.fail() }
 func (f *failing) Release(context.Context, *sale.SKU, []sale.Order) error     { return f.fail() }
-func (f *failing) Raise(context.Context, *sale.SKU) error                     { return f.fail() }
+func (f *failing) Raise(context.Context, []*sale.SKU) error                   { return f.fail() }
 func (f *failing) Remember(context.Context, []sale.Order, time.Duration) error {
 	return f.fail()
 }
@@ -58,7 +58,8 @@ func (f *failing) Pay(context.Context, sale.Payment) (sale.PaymentResult, error)
 func (f *failing) Cancel(context.Context, sale.OrderID, string) (sale.Order, error) {
 	return sale.Order{}, f.fail()
 }
-func (f *failing) Now() int64 { f.calls++; return 7 }
+func (f *failing) Opening(context.Context, int64, int64, int) ([]string, error) { return nil, f.fail() }
+func (f *failing) Now() int64                                                   { f.calls++; return 7 }
 func (f *failing) SKU(context.Context, string) (*sale.SKU, error) {
 	return nil, f.fail()
 }

@@ -24,7 +24,7 @@ func (s Source) Holdings(ctx context.Context, skus []string, most int) (map[stri
 	}
 	held := make(map[string]*sale.Holdings, len(skus))
 	for _, name := range skus {
-		held[name] = &sale.Holdings{Stock: make(map[int]sale.Stock)}
+		held[name] = &sale.Holdings{}
 	}
 	for some := range slices.Chunk(skus, holdingsChunk) {
 		if err := s.readHoldings(ctx, some, most, held); err != nil {
@@ -42,14 +42,54 @@ func (s Source) Holdings(ctx context.Context, skus []string, most int) (map[stri
 	return held, nil
 }
 
+// Stocks returns units by segment, of those of the SKUs that have stock. Errors wrap
+// sale.ErrUnavailable.
+func (s Source) Stocks(ctx context.Context, skus []string) (map[string]map[int]sale.Stock, error) {
+	if !s.Ready() {
+		return nil, s.notReady()
+	}
+	stocks := make(map[string]map[int]sale.Stock, len(skus))
+	text := newScript(s.dialect)
+	text.stocksOf(skus)
+	conn, err := connOf(ctx, s.pools.control)
+	if err != nil {
+		return nil, s.away(ctx, err)
+	}
+	err = s.dialect.query(ctx, conn, text, func(r *sql.Rows) error { return scanStockOf(r, stocks) })
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return nil, s.away(ctx, err)
+	}
+	s.noteErr(nil)
+	return stocks, nil
+}
+
+func (s *script) stocksOf(skus []string) {
+	s.raw("SELECT sku, segment, total, reserved, sold FROM stock WHERE sku IN (")
+	s.strs(skus)
+	s.raw(")")
+	s.endWith(selects, 0)
+}
+
+func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
+	var sku string
+	var segment int
+	var st sale.Stock
+	if err := r.Scan(&sku, &segment, &st.Total, &st.Reserved, &st.Sold); err != nil {
+		return err
+	}
+	if stocks[sku] == nil {
+		stocks[sku] = make(map[int]sale.Stock)
+	}
+	stocks[sku][segment] = st
+	return nil
+}
+
 func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
 	text := newScript(s.dialect)
 	text.someOfEach("order_id, segment", "orders", "", skus, most+1)
 	text.someOfEach("user_id, units", "buyers", " AND units > 0", skus, most+1)
-	text.raw("SELECT sku, segment, total, reserved, sold FROM stock WHERE sku IN (")
-	text.strs(skus)
-	text.raw(")")
-	text.endWith(selects, 0)
+	text.stocksOf(skus)
+	stocks := make(map[string]map[int]sale.Stock, len(skus))
 	conn, err := connOf(ctx, s.pools.control)
 	if err != nil {
 		return err
@@ -57,7 +97,10 @@ func (s Source) readHoldings(ctx context.Context, skus []string, most int, held 
 	err = s.dialect.query(ctx, conn, text,
 		func(r *sql.Rows) error { return scanHeldOrder(r, held) },
 		func(r *sql.Rows) error { return scanHeldUnits(r, held) },
-		func(r *sql.Rows) error { return scanHeldStock(r, held) })
+		func(r *sql.Rows) error { return scanStockOf(r, stocks) })
+	for name, stock := range stocks {
+		held[name].Stock = stock
+	}
 	return errors.Join(err, conn.Close())
 }
 
@@ -101,19 +144,6 @@ func scanHeldUnits(r *sql.Rows, held map[string]*sale.Holdings) error {
 	}
 	if h := held[sku]; h != nil {
 		h.Users, h.Units = append(h.Users, user), append(h.Units, units)
-	}
-	return nil
-}
-
-func scanHeldStock(r *sql.Rows, held map[string]*sale.Holdings) error {
-	var sku string
-	var segment int
-	var st sale.Stock
-	if err := r.Scan(&sku, &segment, &st.Total, &st.Reserved, &st.Sold); err != nil {
-		return err
-	}
-	if h := held[sku]; h != nil {
-		h.Stock[segment] = st
 	}
 	return nil
 }

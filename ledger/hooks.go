@@ -16,8 +16,9 @@ type Hooks struct {
 	// Released is handed the orders of one SKU whose units were given back; a repeated
 	// cancellation tells again. The context is that of the call, and may be over.
 	Released func(ctx context.Context, sku string, orders []sale.Order)
-	// Changed is told of a SKU whose rules or stock an operator changed here.
-	Changed func(sku string)
+	// Changed is told of a SKU that an operator changed here: how it was, nil where it was
+	// made, how it is, and whether its stock changed. Neither may be changed.
+	Changed func(before, after *sale.SKU, stock bool)
 	// Heard is told, in every gateway that remembers the SKU, of a change that it has
 	// come to see, most often within half a second; of its own ones too. before is what
 	// was remembered, nil where that was nothing; the same version as after's says that

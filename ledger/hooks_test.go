@@ -20,7 +20,13 @@ func (w *told) hooks() Hooks {
 				w.released = append(w.released, fmt.Sprint(sku, " ", o.User, " ", o.Status))
 			}
 		},
-		Changed: func(sku string) { w.changed = append(w.changed, sku) },
+		Changed: func(before, after *sale.SKU, stock bool) {
+			how := "changed"
+			if before == nil {
+				how = "made"
+			}
+			w.changed = append(w.changed, fmt.Sprint(after.Name, " ", how, " ", after.Title, " ", stock))
+		},
 	}
 }
 
@@ -96,8 +102,10 @@ func TestHooksTellOfChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		title := "Shoe"
-		if _, _, err := db.PatchSKU(t.Context(), "shoe", sale.SKUPatch{Title: &title}); err != nil {
-			t.Fatal(err)
+		for range 2 { // the second time there is nothing to change
+			if _, _, err := db.PatchSKU(t.Context(), "shoe", sale.SKUPatch{Title: &title}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		var below *sale.StockBelowSoldError
 		if _, _, err := db.AddStock(t.Context(), "shoe", -6); !errors.As(err, &below) {
@@ -106,7 +114,7 @@ func TestHooksTellOfChanges(t *testing.T) {
 		if _, _, err := db.PatchSKU(t.Context(), "sock", sale.SKUPatch{Title: &title}); !errors.Is(err, sale.ErrUnknownSKU) {
 			t.Errorf("no such SKU: %v", err)
 		}
-		if !slices.Equal(w.changed, []string{"shoe", "shoe", "shoe"}) {
+		if !slices.Equal(w.changed, []string{"shoe made  true", "shoe changed  true", "shoe changed Shoe false"}) {
 			t.Errorf("told of %v", w.changed)
 		}
 	})

@@ -109,6 +109,10 @@ type skuChange struct {
 	sku     sale.SKU
 	stock   sale.Stock
 	created bool
+	// What it changed, for the hook: nothing, where it is as wished already.
+	changed bool
+	before  *sale.SKU // nil: it was made
+	moved   bool      // stock
 }
 
 // errAbandon ends a transaction that has nothing to commit.
@@ -137,8 +141,8 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 			if c.refusal == nil {
 				shared := c.sku
 				db.catalog.store(&shared)
-				if db.hooks.Changed != nil {
-					db.hooks.Changed(shared.Name)
+				if c.changed && db.hooks.Changed != nil {
+					db.hooks.Changed(c.before, &shared, c.moved)
 				}
 			}
 			return c.refusal
@@ -217,6 +221,10 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 		return err
 	}
 	c.sku, c.stock = after, stock
+	c.changed, c.moved, c.before = true, stock != had, before
+	if c.created {
+		c.before = nil
+	}
 	return db.writeStock(ctx, conn, &after, rows, rowsAfter)
 }
 

@@ -102,14 +102,10 @@ func (db *DB) Order(ctx context.Context, id sale.OrderID) (sale.Order, error) {
 
 // Stock returns the SKU's units by segment: an empty map when it has no rows.
 func (db *DB) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error) {
-	return db.stock(ctx, db.pools.edge, sku)
-}
-
-func (db *DB) stock(ctx context.Context, pool *sql.DB, sku string) (map[int]sale.Stock, error) {
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
-	rows, err := read(ctx, pool, "SELECT segment, total, reserved, sold FROM stock WHERE sku = ?", sku)
+	rows, err := read(ctx, db.pools.edge, "SELECT segment, total, reserved, sold FROM stock WHERE sku = ?", sku)
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}

@@ -18,8 +18,3 @@ func (db *DB) Source() Source { return Source{db} }
 func (s Source) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
 	return s.find(ctx, s.pools.control, ids)
 }
-
-// Stock is DB.Stock.
-func (s Source) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error) {
-	return s.stock(ctx, s.pools.control, sku)
-}

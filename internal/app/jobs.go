@@ -9,11 +9,12 @@ import (
 // How often the jobs run. Orders expire at most three seconds late; repairs of sums read
 // every order, so they are rare.
 const (
-	relayEvery  = 500 * time.Millisecond
-	drainEvery  = 250 * time.Millisecond
-	expireEvery = time.Second
-	repairEvery = time.Minute
-	probeEvery  = time.Second
+	relayEvery   = 500 * time.Millisecond
+	drainEvery   = 250 * time.Millisecond
+	expireEvery  = time.Second
+	repairEvery  = time.Minute
+	preheatEvery = 5 * time.Second
+	probeEvery   = time.Second
 )
 
 // hungAfter is how long a run of a leased job may take. With less, a run that works off

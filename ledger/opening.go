@@ -1,0 +1,35 @@
+package ledger
+
+import (
+	"context"
+
+	"flashgate/sale"
+)
+
+// Opening returns the names of SKUs that are open, not cold, and whose sale opens in
+// (from, to], ms on the ledger's clock: those that open first, and no more than limit.
+// Errors wrap sale.ErrUnavailable.
+func (db *DB) Opening(ctx context.Context, from, to int64, limit int) ([]string, error) {
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	rows, err := read(ctx, db.pools.control, "SELECT sku FROM skus"+db.dialect.byIndex("skus_opens_at")+
+		" WHERE opens_at > ? AND opens_at <= ? AND state = ? AND heat <> ? ORDER BY opens_at LIMIT ?",
+		from, to, sale.StateOpen.String(), sale.HeatCold.String(), limit)
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	var names []string
+	for rows.Next() {
+		var name string
+		if err = rows.Scan(&name); err != nil {
+			break
+		}
+		names = append(names, name)
+	}
+	if err := closeRows(rows, err); err != nil {
+		return nil, db.away(ctx, err)
+	}
+	db.noteErr(nil)
+	return names, nil
+}
