@@ -169,6 +169,9 @@ func (c *resultsCheck) pass(ctx context.Context) error {
 	}
 	err = c.snap.EachPending(ctx, func(row sale.OutboxRow) error {
 		kind, orders, err := c.a.results.Decode(row.Payload)
+		if row.Damage != nil {
+			err = row.Damage
+		}
 		if err != nil && c.first {
 			c.a.add(&c.messages, sale.Finding{SKU: row.SKU, Detail: fmt.Sprintf("row %d of the outbox: %v", row.ID, err)})
 		}

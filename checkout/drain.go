@@ -87,7 +87,8 @@ func (c *Checkout) commitParked(ctx context.Context, d *draining, due []int) err
 	if len(due) == 0 {
 		return nil
 	}
-	batch := sale.CommitBatch{SKU: d.sku, LockFirst: true}
+	// Other SKUs wait behind this one, which comes again.
+	batch := sale.CommitBatch{SKU: d.sku, LockFirst: true, Yield: true}
 	for _, i := range due {
 		segment := -1
 		if d.parked[i].Took {

@@ -114,7 +114,7 @@ func (b *Breaker) succeeded(err error) bool {
 func isAnswer(err error) bool {
 	for _, answer := range []error{
 		sale.ErrUnknownSKU, sale.ErrUnknownOrder, sale.ErrInvalid,
-		sale.ErrAlreadyPaid, sale.ErrOrderExpired, sale.ErrOrderQueued, sale.ErrPaymentMismatch, sale.ErrLeaseLost,
+		sale.ErrAlreadyPaid, sale.ErrOrderExpired, sale.ErrOrderQueued, sale.ErrPaymentMismatch, sale.ErrLeaseLost, sale.ErrPartly,
 	} {
 		if errors.Is(err, answer) {
 			return true

@@ -15,7 +15,7 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 	var order sale.Order
 	var refusal error
 	done := false
-	err := db.insist(ctx, db.pools.edge, func(ctx context.Context, on *try) error {
+	err := db.insist(ctx, db.pools.edge, about(keyOfOrder(id)), func(ctx context.Context, on *try) error {
 		found, err := db.readOrders(ctx, on.conn, []sale.OrderID{id})
 		if err != nil {
 			return err

@@ -48,6 +48,7 @@ func (j *job) claims() (n int) {
 // committer owns one connection and settles one group after the other on it.
 type committer struct {
 	db   *DB
+	role role
 	name string // of the lock that tells its connections from its earlier ones
 	conn *sql.Conn
 	used time.Time // when conn was last known to be good
@@ -64,13 +65,13 @@ type committer struct {
 	failureAt time.Time
 }
 
-func (db *DB) newCommitter(number int) *committer {
-	return &committer{db: db, name: fmt.Sprintf("flashgate:%s:%d", rand.Text(), number), text: newScript(db.dialect)}
+func (db *DB) newCommitter(r role) *committer {
+	return &committer{db: db, role: r, name: "flashgate:" + rand.Text(), text: newScript(db.dialect)}
 }
 
 // runCommitter settles groups until the queue is closed and empty.
-func (db *DB) runCommitter(number int) {
-	c := db.newCommitter(number)
+func (db *DB) runCommitter() {
+	c := db.newCommitter(shared)
 	defer c.drop()
 	for {
 		group := db.queue.next(db.cfg.MaxGroup)

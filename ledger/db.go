@@ -58,11 +58,10 @@ func (c *Config) validate() error {
 }
 
 const (
-	// lockWait is how long a statement waits for a row; sessionSetup says the same.
-	lockWait = 3 * time.Second
-	// callTimeout bounds each read or write on a connection. It exceeds lockWait, or a
-	// wait for a row would look like a dead server.
-	callTimeout = lockWait + time.Second
+	// callTimeout bounds each read or write on a connection. It exceeds what a packet
+	// waits for rows, a second for each that is held (sessionSetup), or that would look
+	// like a dead server.
+	callTimeout = 4 * time.Second
 	// connectTimeout bounds a committer's dialling and its fence together.
 	connectTimeout = 2 * time.Second
 	// connLifetime bounds how long whoever only reads stays with a primary that was
@@ -100,6 +99,8 @@ type DB struct {
 
 	queue     groupQueue
 	acks      ackList
+	heldDue   heldDue
+	slow      slowSKUs
 	exhausted exhaustedSets
 }
 
@@ -116,7 +117,11 @@ func New(cfg Config) (*DB, error) {
 	if d.singleWriter() {
 		cfg.Committers = 1
 	}
-	pools, err := openPools(d, cfg.DSN, cfg.Committers)
+	commits := cfg.Committers
+	if !d.singleWriter() {
+		commits += quarantineCommitters
+	}
+	pools, err := openPools(d, cfg.DSN, commits)
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +133,7 @@ func New(cfg Config) (*DB, error) {
 		db.writer = make(chan struct{}, 1)
 	}
 	db.queue.init()
+	db.heldDue.wants, db.slow.of = make(map[string]wanted), make(map[skuKey]*slowSKU)
 	db.exhausted.init(maxExhaustedIDs)
 	if db.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, err
@@ -150,8 +156,13 @@ func (db *DB) Run(ctx context.Context) error {
 	}
 	db.syncClock(ctx)
 	var wg sync.WaitGroup
-	for i := range db.cfg.Committers {
-		wg.Go(func() { db.runCommitter(i) })
+	for range db.cfg.Committers {
+		wg.Go(db.runCommitter)
+	}
+	// Where there is one writer, everybody waits for the database and nobody for a row.
+	if !db.dialect.singleWriter() {
+		wg.Go(db.runFreed)
+		wg.Go(db.runPatient)
 	}
 	for _, loop := range []func(context.Context){db.runAcks, db.runClock, db.runCatalog, db.watchChanges} {
 		wg.Go(func() { loop(ctx) })
@@ -211,13 +222,17 @@ func (db *DB) noteErr(err error) {
 }
 
 // away wraps a failure in the sentinel that callers know, and remembers it as the
-// database's, unless it is this gateway's own, or the caller's context has ended.
+// database's, unless it is this gateway's own, or that of whoever holds a row, or the
+// caller's context has ended.
 func (db *DB) away(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, sale.ErrOverloaded) {
 		return err
+	}
+	if db.dialect.classify(err) == waitedOut {
+		return fmt.Errorf("%w: %w", errHeld, err)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", sale.ErrUnavailable, ctx.Err())

@@ -12,7 +12,8 @@ type failure uint8
 const (
 	noFailure  failure = iota
 	violated           // a constraint said no: nothing of the statement happened
-	contended          // deadlock, lock wait, changed record: roll back, try again
+	contended          // deadlock, changed record: roll back, try again
+	waitedOut          // a row was waited for in vain: roll back; whoever holds it may do so for long
 	notSent            // the connection was dead before anything was sent
 	outcomeOff         // the connection broke: what was sent may have been committed
 	otherwise          // any other answer of the server: nothing was committed
@@ -36,6 +37,9 @@ type dialect interface {
 	begin() string
 	// forUpdate is appended to a SELECT that locks what it reads.
 	forUpdate() string
+	// skipLocked is appended to a SELECT that locks what it reads, and leaves out what
+	// another transaction has locked. Where there is one writer, nobody asks.
+	skipLocked() string
 	// byPrimaryKey follows a table's name where only the primary key may be used,
 	// byIndex where only that index may.
 	byPrimaryKey() string

@@ -40,12 +40,13 @@ type dueRow struct {
 // The token is that of the caller's lease ExpireJob. Every transaction holds the lease
 // to it, so that a gateway that was frozen past its lease and wakes up does nothing
 // and gets sale.ErrLeaseLost. Other errors wrap sale.ErrUnavailable. A SKU whose rows
-// contradict each other keeps its orders, shows as sale.ErrPartly, and holds up no other.
+// contradict each other, or are held by another transaction, keeps its orders, and holds
+// up no other: the error is sale.ErrPartly then too, and all others have been done.
 func (db *DB) Expire(ctx context.Context, token int64) error {
 	for {
 		ended, err := db.expireDue(ctx, token, expireLimit, db.Now())
 		db.released(ctx, ended)
-		if err != nil || len(ended) < expireLimit {
+		if len(ended) < expireLimit || err != nil && !errors.Is(err, sale.ErrPartly) {
 			return err
 		}
 	}
@@ -59,7 +60,7 @@ func (db *DB) expireDue(ctx context.Context, token int64, limit int, now int64) 
 		return nil, db.notReady()
 	}
 	var ended []sale.Order
-	broken := make(map[string]error)
+	broken := db.stillHeld(ctx)
 	for after := (dueKey{}); len(ended) < limit; {
 		page, err := db.readDue(ctx, after, now)
 		if err != nil {
@@ -79,6 +80,7 @@ func (db *DB) expireDue(ctx context.Context, token int64, limit int, now int64) 
 			page = page[n:]
 		}
 	}
+	db.metrics.unexpired.Set(float64(len(broken)))
 	for sku, err := range broken {
 		return ended, fmt.Errorf("%w: orders of %d SKUs cannot expire, as of %s: %w", sale.ErrPartly, len(broken), sku, err)
 	}
@@ -131,16 +133,20 @@ func scanDue(r scanner) (dueRow, error) {
 }
 
 // expireRows ends the orders of these rows that are still reserved, and deletes the
-// rows, in one transaction. Where the ledger's rows refuse that, each SKU gets a
-// transaction of its own; those that are refused again are added to broken. The orders
-// of broken SKUs are left alone, with the rows of the due list that name them.
+// rows, in one transaction. SKUs whose rows are held are left out. Where the ledger's rows
+// refuse that, or nobody can say whose rows are held, each SKU gets a transaction of its
+// own; those that fail again are added to broken. The orders of broken SKUs are left
+// alone, with the rows of the due list that name them.
 func (db *DB) expireRows(ctx context.Context, token int64, rows []dueRow, broken map[string]error) ([]sale.Order, error) {
 	e := &expiry{db: db, token: token, rows: rows, broken: broken, ended: make(map[sale.OrderID]sale.Order)}
 	for _, r := range rows {
 		e.ids = append(e.ids, r.ids...)
 	}
-	err := db.insistOn(ctx, db.pools.control, expireRefused, e.attempt)
-	if errors.Is(err, errRefused) {
+	err := db.insist(ctx, db.pools.control, expireTerms, e.attempt)
+	if errors.Is(err, errHeld) && e.leaveHeld(ctx) {
+		err = db.insist(ctx, db.pools.control, expireTerms, e.attempt)
+	}
+	if errors.Is(err, errRefused) || errors.Is(err, errHeld) {
 		err = e.bySKU(ctx)
 	}
 	orders := make([]sale.Order, 0, len(e.ended))
@@ -176,10 +182,10 @@ type expiry struct {
 
 // Payments at the last moment disturb what was read. From the third attempt on the
 // orders are locked before they are read; only an operator can disturb those.
-const (
-	expireUnlocked = 2
-	expireRefused  = 4
-)
+const expireUnlocked = 2
+
+// expireTerms are those of a transaction of many SKUs, or of one: others wait behind it.
+var expireTerms = terms{refused: 4, waited: 1}
 
 func (e *expiry) attempt(ctx context.Context, on *try) error {
 	l, err := readLease(ctx, on.conn, ExpireJob, "")
@@ -257,17 +263,23 @@ func (e *expiry) bySKU(ctx context.Context) error {
 	}
 	for _, sku := range slices.Sorted(maps.Keys(ids)) {
 		part := &expiry{db: e.db, token: e.token, ids: ids[sku], locked: true, ended: e.ended}
-		err := e.db.insistOn(ctx, e.db.pools.control, expireRefused-expireUnlocked, part.attempt)
+		err := e.db.insist(ctx, e.db.pools.control, terms{refused: expireTerms.refused - expireUnlocked, waited: 1}, part.attempt)
 		switch e.lost = part.lost; {
 		case e.lost:
 			return nil
-		case errors.Is(err, errRefused):
+		case errors.Is(err, errRefused), errors.Is(err, errHeld):
 			e.broken[sku] = err
 		case err != nil:
 			return err
 		}
 	}
-	return e.db.insist(ctx, e.db.pools.control, e.attempt)
+	err := e.db.insist(ctx, e.db.pools.control, terms{refused: maxRefused, waited: 1}, e.attempt)
+	if errors.Is(err, errHeld) {
+		// The orders have ended; their rows of the list are deleted another time.
+		e.broken["(the due list)"] = err
+		return nil
+	}
+	return err
 }
 
 // lock begins the transaction early and locks the orders, in a session that the server

@@ -14,7 +14,7 @@ import (
 // settleGroup decides the batches as one group and returns their results.
 func settleGroup(t *testing.T, db *DB, batches ...sale.CommitBatch) []sale.CommitResult {
 	t.Helper()
-	c := db.newCommitter(99)
+	c := db.newCommitter(shared)
 	defer c.drop()
 	group := make([]*call, len(batches))
 	for i, b := range batches {

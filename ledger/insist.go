@@ -17,9 +17,23 @@ import (
 // twice, a restore, a repair) does so on a session that the server ends soon after the
 // gateway froze.
 
-// maxRefused is how often guards and constraints may refuse what the reads before had
-// promised. Each refusal by another's change leaves less that can still change.
+// terms are what insist puts up with, and for whom.
+type terms struct {
+	// refused is how often guards and constraints may refuse what the reads before had
+	// promised. Each refusal by another's change leaves less that can still change.
+	refused int
+	// waited is how often a row may be waited for in vain; 0: for as long as RetryFor. Who
+	// has other SKUs to go on with does not insist.
+	waited int
+	// sku is what the transaction is about, where that is one.
+	sku skuKey
+}
+
+// maxRefused is the usual bound.
 const maxRefused = 6
+
+// about is the terms for what buyers ask of one SKU.
+func about(sku skuKey) terms { return terms{refused: maxRefused, sku: sku} }
 
 // errRefused says that the database refuses a transaction that its own rows promise to
 // accept, again and again: they contradict each other.
@@ -30,8 +44,8 @@ type try struct {
 	conn *sql.Conn
 	// unsure says that an earlier try may have been committed.
 	unsure bool
-	// refused counts the tries that guards or constraints have refused.
-	refused int
+	// refused and waited count the tries that ended so.
+	refused, waited int
 	// sent is set before anything is sent that could change a row.
 	sent bool
 }
@@ -39,13 +53,9 @@ type try struct {
 // insist runs attempt until it is known how it ended: again after contention, after a
 // refusal, which asks for new reads, and after a broken connection, which leaves open
 // whether the transaction was committed. So attempt must recognise its own work.
-// Its errors are the database's; an error of insist wraps sale.ErrUnavailable.
-func (db *DB) insist(ctx context.Context, pool *sql.DB, attempt func(ctx context.Context, t *try) error) error {
-	return db.insistOn(ctx, pool, maxRefused, attempt)
-}
-
-// insistOn is insist with another bound on refusals.
-func (db *DB) insistOn(ctx context.Context, pool *sql.DB, refusals int, attempt func(ctx context.Context, t *try) error) error {
+// Its errors are the database's; an error of insist wraps sale.ErrUnavailable, and is
+// errHeld where all that is wrong is that somebody holds a row.
+func (db *DB) insist(ctx context.Context, pool *sql.DB, on terms, attempt func(ctx context.Context, t *try) error) error {
 	if !db.Ready() {
 		return db.notReady()
 	}
@@ -53,17 +63,22 @@ func (db *DB) insistOn(ctx context.Context, pool *sql.DB, refusals int, attempt 
 	start := time.Now()
 	for wait := time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		t.conn, t.sent = nil, false
-		err := db.attemptOnce(ctx, pool, attempt, t)
+		err := db.attemptOnce(ctx, pool, on.sku, attempt, t)
 		switch db.dialect.classify(err) {
 		case noFailure:
 			db.noteErr(nil)
 			return nil
 		case violated:
-			if t.refused++; t.refused == refusals {
+			if t.refused++; t.refused == on.refused {
 				return db.away(ctx, fmt.Errorf("%w: %w", errRefused, err))
 			}
 		case contended:
 			db.metrics.retries.WithLabelValues("contended").Inc()
+		case waitedOut:
+			db.metrics.retries.WithLabelValues("held").Inc()
+			if t.waited++; !t.unsure && (t.waited == on.waited || time.Since(start) > db.cfg.RetryFor || ctx.Err() != nil) {
+				return fmt.Errorf("%w: %w", errHeld, err)
+			}
 		case outcomeOff:
 			t.unsure = t.unsure || t.sent
 			db.metrics.retries.WithLabelValues("unknown").Inc()
@@ -86,11 +101,16 @@ func (db *DB) insistOn(ctx context.Context, pool *sql.DB, refusals int, attempt 
 
 // attemptOnce is not interrupted by ctx once it has a connection, which would leave
 // its outcome open; the connection's own limits bound it.
-func (db *DB) attemptOnce(ctx context.Context, pool *sql.DB, attempt func(context.Context, *try) error, t *try) (err error) {
+func (db *DB) attemptOnce(ctx context.Context, pool *sql.DB, sku skuKey, attempt func(context.Context, *try) error, t *try) (err error) {
 	if err := db.lockWriter(ctx); err != nil {
 		return err
 	}
 	defer db.unlockWriter()
+	pool, leave, err := db.slow.enter(ctx, sku, pool, db.pools.slow)
+	if err != nil {
+		return err
+	}
+	defer func() { leave(db.dialect.classify(err)) }()
 	t.conn, err = connOf(ctx, pool)
 	if err != nil {
 		return err

@@ -19,13 +19,15 @@ func (c *committer) commitLocked(jobs []*job) {
 	defer c.tellLearned()
 	slices.SortStableFunc(jobs, func(a, b *job) int { return strings.Compare(a.sku.Name, b.sku.Name) })
 	if len(jobs) > 1 {
-		switch c.runLocked(jobs, 3) {
+		var end ending
+		switch end, jobs = c.withoutHeld(jobs, func(jobs []*job) ending { return c.runLocked(jobs, 3) }); end {
 		case settled, gaveUp:
 			return
 		}
 	}
 	for _, j := range jobs {
-		switch c.runLocked([]*job{j}, maxContended) {
+		end, _ := c.withoutHeld([]*job{j}, func(jobs []*job) ending { return c.runLocked(jobs, maxContended) })
+		switch end {
 		case settled, gaveUp:
 		default:
 			j.fail(fmt.Errorf("SKU %s could not be decided: %w", j.sku.Name, c.refusal))

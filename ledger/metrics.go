@@ -4,16 +4,19 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // metrics are the ledger's figures. Without a registerer they count unseen.
 type metrics struct {
-	groups   *prometheus.CounterVec // by path: optimistic, lock_first
-	claims   prometheus.Histogram
-	seconds  prometheus.Histogram
-	regroups prometheus.Counter
-	retries  *prometheus.CounterVec // by cause: contended, unknown
-	waiting  prometheus.Gauge
-	changes  *prometheus.CounterVec // of orders, by what they became
-	late     prometheus.Histogram
-	repaired *prometheus.CounterVec // by table and result
-	seen     prometheus.Gauge       // the position of the last change of a SKU that was looked at
+	groups      *prometheus.CounterVec // by path: optimistic, lock_first
+	claims      prometheus.Histogram
+	seconds     prometheus.Histogram
+	regroups    prometheus.Counter
+	retries     *prometheus.CounterVec // by cause: contended, held, unknown
+	waiting     prometheus.Gauge
+	held        prometheus.Gauge // SKUs in quarantine
+	quarantined prometheus.Counter
+	changes     *prometheus.CounterVec // of orders, by what they became
+	late        prometheus.Histogram
+	unexpired   prometheus.Gauge
+	seen        prometheus.Gauge       // the position of the last change of a SKU that was looked at
+	repaired    *prometheus.CounterVec // by table and result
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -38,12 +41,21 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "flashgate_ledger_waiting_claims", Help: "Claims that wait for a committer.",
 		}),
+		held: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_ledger_held_skus", Help: "SKUs whose claims wait apart, because another transaction holds rows of theirs.",
+		}),
+		quarantined: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "flashgate_ledger_quarantines_total", Help: "Times that the claims of a SKU began to wait apart.",
+		}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flashgate_ledger_order_changes_total", Help: "What this gateway made of orders after their reservation.",
 		}, []string{"to"}),
 		late: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "flashgate_ledger_expiry_late_seconds", Help: "Time from an order's pay_by to its expiry, per transaction.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 2, 12),
+		}),
+		unexpired: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_ledger_expiry_left_skus", Help: "SKUs whose due orders the last run could not end, because their rows are held or contradict each other.",
 		}),
 		repaired: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flashgate_repairs_total", Help: "Rows of the ledger that disagreed with its orders, by table and whether they could be repaired.",
@@ -55,7 +67,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.changes, m.late, m.repaired, m.seen} {
+	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.held, m.quarantined, m.changes, m.late, m.unexpired, m.repaired, m.seen} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

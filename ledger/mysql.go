@@ -17,12 +17,13 @@ import (
 type mysqlDialect struct{}
 
 // sessionSetup makes a connection independent of how the server is configured. A
-// gateway that freezes inside a transaction must not freeze a SKU: others wait 3 s
-// for its rows, and MariaDB ends its connection after 3 s. MariaDB also turns lists of
-// a thousand values into a join, which reads, and locks, the whole table.
+// gateway that freezes inside a transaction must not freeze a SKU: MariaDB ends its
+// connection after 3 s. Nor must a row that somebody holds hold up what does not need it:
+// nobody waits for one longer than a second. MariaDB also turns lists of a thousand values
+// into a join, which reads, and locks, the whole table.
 const sessionSetup = `SET NAMES utf8mb4 COLLATE utf8mb4_bin;
 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
-SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,innodb_lock_wait_timeout=3,lock_wait_timeout=3/*M!,idle_transaction_timeout=3,check_constraint_checks=ON,in_predicate_conversion_threshold=0*/`
+SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,innodb_lock_wait_timeout=1,lock_wait_timeout=1/*M!,idle_transaction_timeout=3,check_constraint_checks=ON,in_predicate_conversion_threshold=0*/`
 
 func (mysqlDialect) name() string       { return "mysql" }
 func (mysqlDialect) singleWriter() bool { return false }
@@ -119,7 +120,9 @@ func (mysqlDialect) classify(err error) failure {
 		1242,       // a guard: rows are missing or have changed
 		1690, 1264: // figures out of range
 		return violated
-	case 1205, 1213, 1020: // lock wait, deadlock, record changed
+	case 1205:
+		return waitedOut
+	case 1213, 1020: // deadlock, record changed
 		return contended
 	case 1053, 1927, 4031, 1317, 1180, 1158, 1159, 1160, 1161: // shutdown, killed, idle, interrupted, commit failed, network
 		return outcomeOff
@@ -136,6 +139,7 @@ func (mysqlDialect) appendBytes(b []byte, p []byte) []byte {
 }
 func (mysqlDialect) begin() string                 { return "START TRANSACTION" }
 func (mysqlDialect) forUpdate() string             { return " FOR UPDATE" }
+func (mysqlDialect) skipLocked() string            { return " FOR UPDATE SKIP LOCKED" }
 func (mysqlDialect) byPrimaryKey() string          { return " FORCE INDEX (PRIMARY)" }
 func (mysqlDialect) byIndex(name string) string    { return " FORCE INDEX (" + name + ")" }
 func (mysqlDialect) onConflict(string) string      { return " ON DUPLICATE KEY UPDATE " }

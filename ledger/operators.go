@@ -135,7 +135,12 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 	}
 	start := time.Now()
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := db.transactWhole(ctx, db.pools.control, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
+		pool, leave, err := db.slow.enter(ctx, keyOfSKU(c.name), db.pools.control, db.pools.slow)
+		if err != nil {
+			return err
+		}
+		err = db.transactWhole(ctx, pool, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
+		leave(db.dialect.classify(err))
 		if err == nil || errors.Is(err, errAbandon) {
 			db.noteErr(nil)
 			if c.refusal == nil {
@@ -150,7 +155,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 		switch db.dialect.classify(err) {
 		case outcomeOff: // sale.ErrUnknown too
 			c.unsure, c.made = true, c.made || c.created
-		case notSent, violated, contended: // violated: somebody else made it in between
+		case notSent, violated, contended, waitedOut: // violated: somebody else made it in between
 		default:
 			return db.away(ctx, err)
 		}

@@ -12,16 +12,9 @@ import (
 // them. It returns the jobs that have to be decided under locks instead: those that a
 // constraint refused, or all of them where it cannot tell.
 func (c *committer) commitOptimistic(jobs []*job) (locked []*job) {
-	g := c.prepare(jobs)
-	if g == nil {
-		// An order id occurs twice: which claim is the repeat is decided in memory.
-		return jobs
-	}
-	switch c.run(g.jobs, func() error { return c.write(g) }) {
-	case settled:
-		g.answer()
-		return nil
-	case gaveUp:
+	end, jobs := c.withoutHeld(jobs, c.tryOptimistic)
+	switch end {
+	case settled, gaveUp:
 		return nil
 	case refused:
 	default:
@@ -32,15 +25,25 @@ func (c *committer) commitOptimistic(jobs []*job) (locked []*job) {
 	if len(offenders) == 0 || len(rest) == 0 {
 		return jobs
 	}
-	g = c.prepare(rest)
-	switch c.run(g.jobs, func() error { return c.write(g) }) {
-	case settled:
-		g.answer()
-		return offenders
-	case gaveUp:
+	switch end, rest = c.withoutHeld(rest, c.tryOptimistic); end {
+	case settled, gaveUp:
 		return offenders
 	}
-	return jobs
+	return append(offenders, rest...)
+}
+
+// tryOptimistic writes the jobs as offered and answers them when that succeeds.
+func (c *committer) tryOptimistic(jobs []*job) ending {
+	g := c.prepare(jobs)
+	if g == nil {
+		// An order id occurs twice: which claim is the repeat is decided in memory.
+		return isolated
+	}
+	end := c.run(g.jobs, func() error { return c.write(g) })
+	if end == settled {
+		g.answer()
+	}
+	return end
 }
 
 // ending is how run ended.
@@ -49,6 +52,7 @@ type ending uint8
 const (
 	settled  ending = iota // committed
 	refused                // a constraint said no; rolled back
+	heldUp                 // a row was waited for in vain; rolled back
 	isolated               // rolled back for another reason: decide under locks, in smaller groups
 	gaveUp                 // the jobs were answered with an error
 )
@@ -76,6 +80,10 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 		case violated:
 			c.undo()
 			return refused
+		case waitedOut:
+			c.undo()
+			c.db.metrics.retries.WithLabelValues("held").Inc()
+			return heldUp
 		case contended:
 			c.undo()
 			c.db.metrics.retries.WithLabelValues("contended").Inc()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -105,14 +106,18 @@ func (db *DB) newOutboxRow(sku string, kind sale.Kind, orders []sale.Order, at i
 }
 
 // PendingOutbox returns up to limit rows older than olderThan, in row order, after
-// the row afterID: what nobody has acknowledged so far.
-func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int) ([]sale.OutboxRow, error) {
+// the row afterID, but none of the SKUs in except: what nobody has acknowledged so far. A
+// row that cannot be read has its Damage.
+func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error) {
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
-	rows, err := read(ctx, db.pools.control,
-		"SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id > ? AND at <= ? ORDER BY id LIMIT ?",
-		afterID, db.Now()-olderThan.Milliseconds(), limit)
+	args := []any{afterID, db.Now() - olderThan.Milliseconds()}
+	for _, sku := range except {
+		args = append(args, sku)
+	}
+	rows, err := read(ctx, db.pools.control, "SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id > ? AND at <= ? AND sku NOT IN (''"+
+		strings.Repeat(",?", len(except))+") ORDER BY id LIMIT ?", append(args, limit)...)
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
@@ -124,7 +129,8 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 	return out, nil
 }
 
-// scanOutbox reads the result set to its end and closes it.
+// scanOutbox reads the result set to its end and closes it. A payload that cannot be read
+// is its row's trouble, not that of the rows behind it.
 func scanOutbox(rows resultSet) ([]sale.OutboxRow, error) {
 	var out []sale.OutboxRow
 	var err error
@@ -135,9 +141,7 @@ func scanOutbox(rows resultSet) ([]sale.OutboxRow, error) {
 		if err = rows.Scan(&r.ID, &msg, &r.SKU, &kind, &r.Payload, &r.At); err != nil {
 			break
 		}
-		if r.Payload, err = unpackPayload(r.Payload); err != nil {
-			break
-		}
+		r.Payload, r.Damage = unpackPayload(r.Payload)
 		copy(r.MsgID[:], msg)
 		r.Kind = sale.Kind(kind)
 		out = append(out, r)

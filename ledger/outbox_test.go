@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -15,6 +16,37 @@ import (
 func testContext(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
 	return context.WithCancel(context.Background())
+}
+
+// TestAnOutboxRowThatCannotBeRead comes with its damage, and hides no other.
+func TestAnOutboxRowThatCannotBeRead(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		one, two := b.sku("one", 100, 0), b.sku("two", 100, 0)
+		for i := range 3 {
+			settleGroup(t, db, admitted(one, claim(one, fmt.Sprint(i), "1", 1)), admitted(two, claim(two, fmt.Sprint(i), "1", 1)))
+		}
+		b.exec("UPDATE outbox SET payload = " + string(b.dialect.appendBytes(nil, []byte{packed, 0xff})) + " WHERE sku = 'one'")
+		rows, err := db.PendingOutbox(t.Context(), 0, 0, 100, nil)
+		if err != nil || len(rows) != 6 {
+			t.Fatalf("%d rows, %v", len(rows), err)
+		}
+		for _, r := range rows {
+			if damaged := r.Damage != nil; damaged != (r.SKU == "one") || damaged != (r.Payload == nil) {
+				t.Errorf("%s: %v, %q", r.SKU, r.Damage, r.Payload)
+			}
+		}
+		if rows, err := db.PendingOutbox(t.Context(), 0, 0, 2, []string{"one"}); err != nil || len(rows) != 2 || rows[0].SKU != "two" || rows[1].SKU != "two" {
+			t.Errorf("without one: %v, %v", rows, err)
+		}
+		pending := 0
+		err = db.InSnapshot(t.Context(), func(s *Snapshot) error {
+			return s.EachPending(t.Context(), func(sale.OutboxRow) error { pending++; return nil })
+		})
+		if err != nil || pending != 6 {
+			t.Errorf("a snapshot has %d rows, %v", pending, err)
+		}
+	})
 }
 
 func TestOutboxRows(t *testing.T) {
@@ -35,7 +67,7 @@ func TestOutboxRows(t *testing.T) {
 		// A refusal is no event.
 		settleGroup(t, db, direct(two, claim(two, "ann", "2", 2)))
 
-		pending, err := db.PendingOutbox(t.Context(), 0, 0, 100)
+		pending, err := db.PendingOutbox(t.Context(), 0, 0, 100, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,10 +86,10 @@ func TestOutboxRows(t *testing.T) {
 		if kinds["one results.reserved"] != 2 || kinds["two results.reserved"] != 1 || kinds["two coupons.redeem"] != 1 {
 			t.Errorf("kinds %v", kinds)
 		}
-		if rest, err := db.PendingOutbox(t.Context(), 0, pending[1].ID, 1); err != nil || len(rest) != 1 || rest[0].ID != pending[2].ID {
+		if rest, err := db.PendingOutbox(t.Context(), 0, pending[1].ID, 1, nil); err != nil || len(rest) != 1 || rest[0].ID != pending[2].ID {
 			t.Errorf("the page after the second: %+v, %v", rest, err)
 		}
-		if young, err := db.PendingOutbox(t.Context(), time.Hour, 0, 100); err != nil || len(young) != 0 {
+		if young, err := db.PendingOutbox(t.Context(), time.Hour, 0, 100, nil); err != nil || len(young) != 0 {
 			t.Errorf("older than an hour: %v, %v", young, err)
 		}
 

@@ -76,7 +76,7 @@ func (db *DB) Pay(ctx context.Context, p sale.Payment) (sale.PaymentResult, erro
 	}
 	var result sale.PaymentResult
 	var refusal error
-	err := db.insist(ctx, db.pools.edge, func(ctx context.Context, t *try) (err error) {
+	err := db.insist(ctx, db.pools.edge, about(keyOfOrder(p.OrderID)), func(ctx context.Context, t *try) (err error) {
 		result, refusal, err = db.pay(ctx, t, p)
 		return err
 	})

@@ -13,11 +13,12 @@ import (
 // pools are the connections of this gateway, apart by what they are for, so that no use
 // of the ledger can starve another: eight thousand buyers who look at their orders at
 // once cost the sale nothing, and no job its lease. Idle ones are kept; together they are
-// about thirty.
+// thirty or so.
 type pools struct {
 	commits *sql.DB // one for each committer, which keeps it
 	lookups *sql.DB // what a batch looks up
 	edge    *sql.DB // buyers' orders, cancellations, payments
+	slow    *sql.DB // buyers and operators, for SKUs whose rows somebody holds
 	control *sql.DB // operators, jobs, loads of the shield, the catalogue
 	leases  *sql.DB // leases and the clock
 	probe   *sql.DB // one, for whoever asks whether the ledger is there: a probe that waited
@@ -29,6 +30,7 @@ type pools struct {
 const (
 	lookupConns  = 8
 	edgeConns    = 8
+	slowConns    = 2
 	controlConns = 8
 	leaseConns   = 2
 )
@@ -38,7 +40,7 @@ func openPools(d dialect, dsn string, committers int) (p pools, err error) {
 		pool **sql.DB
 		size int
 	}{
-		{&p.commits, committers}, {&p.lookups, lookupConns}, {&p.edge, edgeConns}, {&p.control, controlConns}, {&p.leases, leaseConns}, {&p.probe, 1},
+		{&p.commits, committers}, {&p.lookups, lookupConns}, {&p.edge, edgeConns}, {&p.slow, slowConns}, {&p.control, controlConns}, {&p.leases, leaseConns}, {&p.probe, 1},
 	} {
 		if *o.pool, err = d.open(dsn); err != nil {
 			return pools{}, errors.Join(fmt.Errorf("ledger.dsn: %w", err), p.close())
@@ -51,7 +53,7 @@ func openPools(d dialect, dsn string, committers int) (p pools, err error) {
 }
 
 func (p *pools) all() []*sql.DB {
-	return []*sql.DB{p.commits, p.lookups, p.edge, p.control, p.leases, p.probe}
+	return []*sql.DB{p.commits, p.lookups, p.edge, p.slow, p.control, p.leases, p.probe}
 }
 
 func (p *pools) close() error {

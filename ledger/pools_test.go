@@ -43,7 +43,7 @@ var uses = map[string]func(ctx context.Context, db *DB, sku *sale.SKU, id sale.O
 		_, list := db.ListSKUs(ctx, "", 1)
 		_, _, add := db.AddStock(ctx, sku.Name, 1)
 		_, stock := db.Source().Stock(ctx, sku.Name)
-		_, outbox := db.PendingOutbox(ctx, 0, 0, 1)
+		_, outbox := db.PendingOutbox(ctx, 0, 0, 1, nil)
 		return errors.Join(list, add, stock, outbox, db.Expire(ctx, 0))
 	},
 	"leases": func(ctx context.Context, db *DB, _ *sale.SKU, _ sale.OrderID) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,8 +16,13 @@ type call struct {
 	batch  sale.CommitBatch
 	asks   []ask
 	done   chan reply // capacity 1, exactly one reply
-	begun  bool       // a committer has it; guarded by the queue's lock
 	result sale.CommitResult
+
+	// Guarded by the queue's lock.
+	number    uint64 // in the order of arrival
+	commits   uint64 // what the queue's count was then
+	begun     bool   // a committer has it
+	abandoned bool   // its caller's time is over: it is not begun again
 }
 
 type reply struct {
@@ -34,27 +40,42 @@ type ask struct {
 const anySegment = -1
 
 // groupQueue is where calls of Commit wait for a committer. A committer gets all of
-// them that fit into a group, so groups grow with the load by themselves.
+// them that fit into a group, so groups grow with the load by themselves. Calls of SKUs
+// whose rows another transaction holds wait apart, in quarantine.
 type groupQueue struct {
-	mu      sync.Mutex
-	arrived *sync.Cond
-	waiting []*call
-	closed  bool
-	commits atomic.Uint64 // transactions of the committers that the database accepted
+	mu         sync.Mutex
+	arrived    *sync.Cond
+	waiting    []*call
+	lines      *sync.Cond // there is a line in quarantine, or the queue is closed
+	quarantine map[string]*line
+	arrivals   uint64
+	closed     bool
+	commits    atomic.Uint64 // transactions of the committers that the database accepted
 }
 
-func (q *groupQueue) init() { q.arrived = sync.NewCond(&q.mu) }
+func (q *groupQueue) init() {
+	q.arrived, q.lines, q.quarantine = sync.NewCond(&q.mu), sync.NewCond(&q.mu), make(map[string]*line)
+}
 
-// put reports whether the queue still accepts.
-func (q *groupQueue) put(c *call) bool {
+// put takes a call in, or says why not.
+func (q *groupQueue) put(c *call) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		return false
+		return sale.ErrShuttingDown
+	}
+	q.arrivals++
+	c.number, c.commits = q.arrivals, q.commits.Load()
+	if l := q.quarantine[c.batch.SKU.Name]; l != nil {
+		if c.batch.Yield {
+			return heldError(l.sku, nil)
+		}
+		l.calls = append(l.calls, c)
+		return nil
 	}
 	q.waiting = append(q.waiting, c)
 	q.arrived.Signal()
-	return true
+	return nil
 }
 
 // next blocks until something waits and returns the oldest, as many as hold at most
@@ -81,20 +102,29 @@ func (q *groupQueue) next(limit int) []*call {
 	return batch
 }
 
-// withdraw removes a call that no committer has begun, and reports whether it did.
-func (q *groupQueue) withdraw(c *call) bool {
+// withdraw removes a call that no committer has begun, and reports whether it did, and
+// why the call was not decided.
+func (q *groupQueue) withdraw(c *call, cause error) (bool, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if c.begun {
-		return false
+		c.abandoned = true
+		return false, nil
 	}
-	for i, other := range q.waiting {
-		if other == c {
-			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
-			break
+	isIt := func(other *call) bool { return other == c }
+	q.waiting = slices.DeleteFunc(q.waiting, isIt)
+	if l := q.quarantine[c.batch.SKU.Name]; l != nil {
+		l.calls = slices.DeleteFunc(l.calls, isIt)
+		if l.seen {
+			return true, heldError(l.sku, cause)
 		}
 	}
-	return true
+	if q.commits.Load() != c.commits {
+		// A database that has accepted others meanwhile has not failed: there was too much
+		// in front of this call.
+		return true, fmt.Errorf("%w: %w", sale.ErrOverloaded, cause)
+	}
+	return true, fmt.Errorf("%w: %w", sale.ErrUnavailable, cause)
 }
 
 // close refuses what comes from now on; what waits is still decided.
@@ -103,6 +133,7 @@ func (q *groupQueue) close() {
 	defer q.mu.Unlock()
 	q.closed = true
 	q.arrived.Broadcast()
+	q.lines.Broadcast()
 }
 
 // Commit asks the ledger for the verdicts of one SKU's claims and blocks until the
@@ -110,8 +141,9 @@ func (q *groupQueue) close() {
 // each has an outcome, or an error that wraps a sentinel of sale (a claim that breaks
 // the domain's limits, a SKU the ledger does not know). The error of the call wraps
 // sale.ErrUnavailable (or is sale.ErrShuttingDown) and says that no verdict was
-// reached: the same ids may be offered again at any time. A ctx that ends takes the
-// claims back only while no committer has begun with them.
+// reached: the same ids may be offered again at any time; it is sale.ErrOverloaded where
+// the database has not failed. A ctx that ends takes the claims back only while no
+// committer has begun with them.
 func (db *DB) Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult, error) {
 	if !db.Ready() {
 		return sale.CommitResult{}, db.notReady()
@@ -123,25 +155,19 @@ func (db *DB) Commit(ctx context.Context, b sale.CommitBatch) (sale.CommitResult
 	if len(c.asks) == 0 {
 		return c.result, nil
 	}
-	n, commits := float64(len(c.asks)), db.queue.commits.Load()
+	n := float64(len(c.asks))
 	db.metrics.waiting.Add(n)
 	defer db.metrics.waiting.Sub(n)
-	if !db.queue.put(c) {
-		return sale.CommitResult{}, sale.ErrShuttingDown
+	if err := db.queue.put(c); err != nil {
+		return sale.CommitResult{}, err
 	}
 	select {
 	case r := <-c.done:
 		return r.result, r.err
 	case <-ctx.Done():
 	}
-	if db.queue.withdraw(c) {
-		// A database that has accepted others meanwhile has not failed: there was too much
-		// in front of this call.
-		why := sale.ErrUnavailable
-		if db.queue.commits.Load() != commits {
-			why = sale.ErrOverloaded
-		}
-		return sale.CommitResult{}, fmt.Errorf("%w: %w", why, ctx.Err())
+	if withdrawn, why := db.queue.withdraw(c, ctx.Err()); withdrawn {
+		return sale.CommitResult{}, why
 	}
 	r := <-c.done
 	return r.result, r.err

@@ -49,12 +49,13 @@ func (db *DB) Repair(ctx context.Context) error {
 
 // repairStock sets sold to what live orders hold, wherever it differs from that and
 // still does on a second look, under the lock that every purchase takes last. Rows
-// whose live orders hold more than there is are left. It may run beside a sale, whose
-// purchases of a wrong SKU wait for it. Errors wrap sale.ErrUnavailable; what was
-// repaired before one is counted and stays.
+// whose live orders hold more than there is are left, and SKUs whose rows somebody holds or
+// that refuse it: after all others, the error is sale.ErrPartly then. It may run beside a
+// sale, whose purchases of a wrong SKU wait for it. Errors wrap sale.ErrUnavailable; what
+// was repaired before one is counted and stays.
 func (db *DB) repairStock(ctx context.Context) (done sale.Repairs, err error) {
 	err = eachWrong(ctx, db, `SELECT s.sku, s.segment`+stockDiffers+` AND (s.sku > ? OR (s.sku = ? AND s.segment > ?)) ORDER BY s.sku, s.segment LIMIT ?`,
-		-1, func(sku string, segments []int) error {
+		-1, &done, func(sku string, segments []int) error {
 			for _, segment := range segments {
 				if err := db.repairStockRow(ctx, sku, segment, &done); err != nil {
 					return err
@@ -106,7 +107,7 @@ func (db *DB) repairStockRow(ctx context.Context, sku string, segment int, done 
 // more than the limit keeps it and can buy no more. Else it is as repairStock.
 func (db *DB) repairBuyers(ctx context.Context) (done sale.Repairs, err error) {
 	err = eachWrong(ctx, db, `SELECT u.sku, u.user_id`+buyersDiffer+` AND (u.sku > ? OR (u.sku = ? AND u.user_id > ?)) ORDER BY u.sku, u.user_id LIMIT ?`,
-		"", func(sku string, users []string) error {
+		"", &done, func(sku string, users []string) error {
 			n, err := db.repairBuyersOf(ctx, sku, users)
 			done.Repaired += n
 			return err
@@ -156,7 +157,7 @@ func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (r
 // repairLocked runs fn in a transaction that locks before it reads, and commits what it
 // wrote, if it did.
 func (db *DB) repairLocked(ctx context.Context, fn func(ctx context.Context, on *try) (wrote bool, err error)) error {
-	return db.insist(ctx, db.pools.control, func(ctx context.Context, on *try) error {
+	return db.insist(ctx, db.pools.control, terms{refused: maxRefused, waited: 1}, func(ctx context.Context, on *try) error {
 		defer discard(on.conn)
 		if err := db.beginLocking(ctx, on.conn); err != nil {
 			return err
@@ -171,9 +172,12 @@ func (db *DB) repairLocked(ctx context.Context, fn func(ctx context.Context, on 
 }
 
 // eachWrong hands fn the keys of the rows that the query finds, SKU by SKU. The query
-// reads pages, each after the last key of the one before; all keys are behind least.
-func eachWrong[K any](ctx context.Context, db *DB, query string, least K, fn func(sku string, keys []K) error) error {
+// reads pages, each after the last key of the one before; all keys are behind least. A SKU
+// whose rows cannot be repaired, because somebody holds them or they refuse it, is counted
+// as left and holds up no other.
+func eachWrong[K any](ctx context.Context, db *DB, query string, least K, done *sale.Repairs, fn func(sku string, keys []K) error) error {
 	sku, after := "", least
+	var left []error
 	for {
 		var skus []string
 		var keys []K
@@ -182,20 +186,32 @@ func eachWrong[K any](ctx context.Context, db *DB, query string, least K, fn fun
 			skus, keys = append(skus, sku), append(keys, after)
 			return err
 		})
-		if err != nil || len(keys) == 0 {
+		if err != nil {
 			return err
+		}
+		if len(keys) == 0 {
+			break
 		}
 		for len(keys) > 0 {
 			n := 1
 			for n < len(keys) && skus[n] == skus[0] {
 				n++
 			}
-			if err := fn(skus[0], keys[:n]); err != nil {
+			err := fn(skus[0], keys[:n])
+			switch {
+			case errors.Is(err, errHeld), errors.Is(err, errRefused):
+				done.Left += n
+				left = append(left, fmt.Errorf("SKU %s: %w", skus[0], err))
+			case err != nil:
 				return err
 			}
 			skus, keys = skus[n:], keys[n:]
 		}
 	}
+	if len(left) > 0 {
+		return fmt.Errorf("%w: rows of %d SKUs cannot be repaired, as of %w", sale.ErrPartly, len(left), left[0])
+	}
+	return nil
 }
 
 // buyerFigures reads one figure per buyer of the SKU.

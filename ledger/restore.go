@@ -92,7 +92,7 @@ func (db *DB) restore(ctx context.Context, orders []sale.Order, indexes []int, r
 	for _, i := range indexes {
 		r.orders = append(r.orders, &orders[i])
 	}
-	err := db.insist(ctx, db.pools.control, r.attempt)
+	err := db.insist(ctx, db.pools.control, terms{refused: maxRefused}, r.attempt)
 	if errors.Is(err, errRefused) && len(indexes) > 1 {
 		half := len(indexes) / 2
 		err = db.restore(ctx, orders, indexes[:half], results)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
 	"modernc.org/sqlite"
 )
@@ -29,7 +30,7 @@ func (sqliteDialect) open(dsn string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	params.Add("_pragma", fmt.Sprintf("busy_timeout(%d)", lockWait.Milliseconds()))
+	params.Add("_pragma", fmt.Sprintf("busy_timeout(%d)", writerWait.Milliseconds()))
 	params.Add("_pragma", "journal_mode(WAL)")
 	params.Add("_pragma", "synchronous(FULL)")
 	params.Set("_txlock", "immediate")
@@ -42,6 +43,9 @@ func (sqliteDialect) open(dsn string) (*sql.DB, error) {
 }
 
 func (d sqliteDialect) openForMigration(dsn string) (*sql.DB, error) { return d.open(dsn) }
+
+// writerWait is how long a transaction waits for a writer of another process.
+const writerWait = 3 * time.Second
 
 // The primary result codes of SQLite that are told apart.
 const (
@@ -85,6 +89,7 @@ func (sqliteDialect) appendString(b []byte, s string) []byte { return appendSQLi
 func (sqliteDialect) appendBytes(b []byte, p []byte) []byte  { return appendHex(b, p) }
 func (sqliteDialect) begin() string                          { return "BEGIN IMMEDIATE" }
 func (sqliteDialect) forUpdate() string                      { return "" }
+func (sqliteDialect) skipLocked() string                     { return "" }
 func (sqliteDialect) byPrimaryKey() string                   { return "" }
 func (sqliteDialect) byIndex(string) string                  { return "" }
 func (sqliteDialect) onConflict(key string) string {

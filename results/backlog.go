@@ -48,6 +48,7 @@ type Backlog struct {
 	resendAfter, staleAfter time.Duration
 
 	parked, refused, drained, damaged prometheus.Counter
+	stuck                             prometheus.Gauge
 }
 
 // NewBacklog starts nothing; Run does.
@@ -66,6 +67,7 @@ func NewBacklog(cfg BacklogConfig, conn *Conn) (*Backlog, error) {
 		parked:  counter(cfg.Registerer, "flashgate_backlog_parked_total", "Claims parked in the backlog."),
 		refused: counter(cfg.Registerer, "flashgate_backlog_refused_total", "Claims that the backlog did not take, or may not have taken."),
 		drained: counter(cfg.Registerer, "flashgate_backlog_drained_total", "Parked claims that this gateway drained."),
+		stuck:   gauge(cfg.Registerer, "flashgate_backlog_stuck_skus", "SKUs whose parked claims could not be settled, in the last pass."),
 		damaged: counter(cfg.Registerer, "flashgate_backlog_damaged_total", "Messages in the backlog that were no claims and were dropped."),
 	}
 	b.view = newBacklogView(cfg, b.look)

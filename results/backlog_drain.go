@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +30,8 @@ const (
 type Settle func(ctx context.Context, sku string, claims []sale.Parked) error
 
 // Drain settles what is parked, in stream order per SKU, until nothing is left or
-// something fails; it is the body of a leased job.
+// something fails; it is the body of a leased job. SKUs that could not be settled though
+// nothing has failed for all are the error sale.ErrPartly, after all others have been.
 //
 // There is no consumer that remembers how far it got: what is in the stream is what is
 // not settled, and the drainer deletes what it has settled, up to the last sequence of
@@ -51,10 +54,13 @@ func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
 	if err != nil && (!errors.Is(err, errStale) || d.settled == 0) {
 		return fmt.Errorf("drain: %w", err)
 	}
-	for _, err := range d.stuck {
-		if d.settled == 0 {
-			return fmt.Errorf("drain: nothing gets through: %w", err)
+	b.stuck.Set(float64(len(d.stuck)))
+	for _, sku := range slices.Sorted(maps.Keys(d.stuck)) {
+		err := d.stuck[sku]
+		if d.settled > 0 || errors.Is(err, sale.ErrOverloaded) {
+			return fmt.Errorf("drain: %w: %d SKUs wait, as of %s: %w", sale.ErrPartly, len(d.stuck), sku, err)
 		}
+		return fmt.Errorf("drain: nothing gets through: %w", err)
 	}
 	return nil
 }
@@ -87,7 +93,8 @@ func (d *drain) page(ctx context.Context, page []jetstream.Msg) error {
 	for range drainSKUs {
 		wg.Go(func() {
 			for l := range lines {
-				if err := d.line(ctx, fresh, l); err != nil {
+				// What was not begun in time has not failed: it is read anew.
+				if err := d.line(ctx, fresh, l); err != nil && !errors.Is(err, errStale) {
 					d.mu.Lock()
 					d.stuck[l.sku] = err
 					d.mu.Unlock()

@@ -3,6 +3,7 @@ package results
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -66,7 +67,7 @@ func TestASKUThatFailsHoldsUpNoOther(t *testing.T) {
 		}
 		return nil
 	}}
-	if err := b.Drain(t.Context(), s.settle); err != nil {
+	if err := b.Drain(t.Context(), s.settle); !errors.Is(err, sale.ErrPartly) {
 		t.Fatalf("a pass that got something through: %v", err)
 	}
 	if len(s.of("good")) != 35 || len(s.of("bad")) != 10 {
@@ -82,6 +83,10 @@ func TestASKUThatFailsHoldsUpNoOther(t *testing.T) {
 	mustPark(t, b, "bad", wishes("bad", 0, 1))
 	if err := b.Drain(t.Context(), s.settle); !errors.Is(err, sale.ErrUnavailable) {
 		t.Errorf("a pass that got nothing through: %v", err)
+	}
+	s.fail = func(string, []sale.Parked) error { return fmt.Errorf("rows are held: %w", sale.ErrOverloaded) }
+	if err := b.Drain(t.Context(), s.settle); !errors.Is(err, sale.ErrPartly) {
+		t.Errorf("a pass in which nothing failed for all: %v", err)
 	}
 }
 

@@ -35,7 +35,7 @@ func (o *outbox) commit(kind sale.Kind, orders ...sale.Order) sale.OutboxRow {
 	return row
 }
 
-func (o *outbox) PendingOutbox(_ context.Context, olderThan time.Duration, afterID int64, limit int) ([]sale.OutboxRow, error) {
+func (o *outbox) PendingOutbox(_ context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
@@ -44,7 +44,7 @@ func (o *outbox) PendingOutbox(_ context.Context, olderThan time.Duration, after
 	cut := time.Now().Add(-olderThan).UnixMilli()
 	var out []sale.OutboxRow
 	for _, r := range o.rows {
-		if r.ID > afterID && r.At <= cut && len(out) < limit {
+		if r.ID > afterID && r.At <= cut && len(out) < limit && !slices.Contains(except, r.SKU) {
 			out = append(out, r)
 		}
 	}

@@ -305,6 +305,15 @@ func (p *Publisher) close() error {
 	return nil
 }
 
+// gauge makes a gauge and registers it where there is somebody to ask for it.
+func gauge(r prometheus.Registerer, name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	if r != nil {
+		r.MustRegister(g)
+	}
+	return g
+}
+
 // counter makes a counter and registers it where there is somebody to ask for it.
 func counter(r prometheus.Registerer, name, help string) prometheus.Counter {
 	c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})

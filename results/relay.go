@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +21,8 @@ import (
 // Outbox is what the relay needs of the ledger.
 type Outbox interface {
 	// PendingOutbox returns up to limit rows older than olderThan, in row order, with
-	// ids above afterID.
-	PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int) ([]sale.OutboxRow, error)
+	// ids above afterID, but none of the SKUs in except.
+	PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error)
 	// Acked deletes the rows, soon; it does not block.
 	Acked(ids []int64)
 }
@@ -56,6 +58,8 @@ type Relay struct {
 	outbox Outbox
 	// settled remembers rows that are acknowledged but may not be deleted yet.
 	settled map[int64]time.Time
+	// blamed is the rows at fault that the last pass met, so that each is told of once.
+	blamed map[int64]struct{}
 
 	// The constants above, but for tests.
 	age           time.Duration
@@ -63,6 +67,7 @@ type Relay struct {
 	ackTimeout    time.Duration
 
 	published, failed prometheus.Counter
+	faulty            prometheus.Gauge
 }
 
 // settledFor is longer than an acknowledged row stays in the outbox.
@@ -81,13 +86,15 @@ func NewRelay(cfg RelayConfig, conn *Conn, outbox Outbox) (*Relay, error) {
 		age: relayAge, page: relayPage, workers: relayWorkers, ackTimeout: ackTimeout,
 		published: counter(cfg.Registerer, "flashgate_relay_published_total", "Outbox rows acknowledged to the relay."),
 		failed:    counter(cfg.Registerer, "flashgate_relay_failed_total", "Outbox rows that the relay could not publish this time."),
+		faulty:    gauge(cfg.Registerer, "flashgate_relay_faulty_skus", "SKUs whose events wait behind an outbox row that nobody can publish, in the last pass."),
 	}, nil
 }
 
 // Pass publishes everything that is pending, once. A SKU whose row fails is left
 // until the next pass and holds up no other; when nothing gets through at all the
-// pass ends with an error, which is sale.ErrPartly where that is the rows' own fault. It must
-// not run twice at the same time.
+// pass ends with an error, and whoever calls should wait a little longer. A row that could
+// not be published whatever NATS does is the error sale.ErrPartly, after all others have
+// been published. It must not run twice at the same time.
 func (r *Relay) Pass(ctx context.Context) error {
 	if !r.conn.Connected() {
 		return fmt.Errorf("relay: nats: %w", nats.ErrDisconnected)
@@ -98,10 +105,10 @@ func (r *Relay) Pass(ctx context.Context) error {
 			delete(r.settled, id)
 		}
 	}
-	p := pass{relay: r, stuck: make(map[string]struct{})}
+	p := pass{relay: r, stuck: make(map[string]struct{}), faults: make(map[string]*fault)}
 	var failed error
 	for after, bad := int64(0), 0; ; {
-		rows, err := r.outbox.PendingOutbox(ctx, r.age, after, r.page)
+		rows, err := r.outbox.PendingOutbox(ctx, r.age, after, r.page, slices.Sorted(maps.Keys(p.stuck)))
 		if err != nil {
 			return fmt.Errorf("relay: read the outbox: %w", err)
 		}
@@ -123,9 +130,22 @@ func (r *Relay) Pass(ctx context.Context) error {
 		case bad >= badPages || (last && bad > 0):
 			return fmt.Errorf("relay: nothing gets through: %w", failed)
 		case last:
-			return nil
+			return p.end()
 		}
 	}
+}
+
+// end says which SKUs have a row at fault.
+func (p *pass) end() error {
+	p.relay.blamed = make(map[int64]struct{})
+	p.relay.faulty.Set(float64(len(p.faults)))
+	for _, f := range p.faults {
+		p.relay.blamed[f.id] = struct{}{}
+	}
+	for sku, f := range p.faults {
+		return fmt.Errorf("relay: %w: events of %d SKUs wait, as of %s: %w", sale.ErrPartly, len(p.faults), sku, f)
+	}
+	return nil
 }
 
 // badPages is how many pages in a row without a single acknowledgement end a pass.
@@ -136,10 +156,37 @@ const badPages = 2
 type pass struct {
 	relay *Relay
 	stuck map[string]struct{} // SKUs that wait for the next pass
+	// faults are those of the stuck SKUs whose row is at fault itself.
+	faults map[string]*fault
 }
 
+// fault is why a row cannot be published, whatever NATS does.
+type fault struct {
+	id  int64
+	err error
+}
+
+func (f *fault) Error() string { return fmt.Sprintf("row %d: %v", f.id, f.err) }
+func (f *fault) Unwrap() error { return f.err }
+
+// faultOf returns the row's own fault, or nil where NATS may be what failed.
+func faultOf(row *sale.OutboxRow, err error) *fault {
+	var answer *jetstream.APIError
+	tooLarge := errors.As(err, &answer) && answer.ErrorCode == messageTooLarge
+	if tooLarge || errors.Is(err, errUnreadable) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, nats.ErrMaxPayload) {
+		return &fault{row.ID, err}
+	}
+	return nil
+}
+
+// errUnreadable says that an outbox row holds no events.
+var errUnreadable = errors.New("its events cannot be read")
+
+// messageTooLarge is how a stream refuses a message for its size.
+const messageTooLarge jetstream.ErrorCode = 10054
+
 // page publishes one page, its SKUs side by side. It returns the ids of the rows that
-// are acknowledged, and one of the errors when there were some.
+// are acknowledged, and one of the errors when there were some that are not a row's own.
 func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error) {
 	var (
 		mu     sync.Mutex // guards what the workers report
@@ -169,11 +216,12 @@ func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error)
 			mu.Lock()
 			defer mu.Unlock()
 			acked = append(acked, done...)
-			if err != nil {
-				// One that says that nobody answers says more than any other.
-				if failed == nil || errors.Is(failed, sale.ErrPartly) {
-					failed = err
-				}
+			var own *fault
+			switch {
+			case errors.As(err, &own):
+				p.faults[chain[0].SKU] = own
+			case err != nil:
+				failed = err
 				losses++
 			}
 			if held || err != nil {
@@ -224,7 +272,12 @@ func (r *Relay) chain(ctx context.Context, rows []*sale.OutboxRow) (acked []int6
 		}
 		if err := r.publish(ctx, row); err != nil {
 			r.failed.Inc()
-			r.cfg.Log.Warn("an outbox row could not be published", "id", row.ID, "sku", row.SKU, "kind", string(row.Kind), "err", err)
+			if _, known := r.blamed[row.ID]; !known {
+				r.cfg.Log.Warn("an outbox row could not be published", "id", row.ID, "sku", row.SKU, "kind", string(row.Kind), "err", err)
+			}
+			if own := faultOf(row, err); own != nil {
+				err = own
+			}
 			return acked, false, err
 		}
 		acked = append(acked, row.ID)
@@ -234,9 +287,12 @@ func (r *Relay) chain(ctx context.Context, rows []*sale.OutboxRow) (acked []int6
 
 // publish sends one row and waits until it is stored.
 func (r *Relay) publish(ctx context.Context, row *sale.OutboxRow) error {
+	if row.Damage != nil {
+		return fmt.Errorf("%w: %w", errUnreadable, row.Damage)
+	}
 	msgs, err := split(message(row), r.conn.nc.MaxPayload())
 	if err != nil {
-		return fmt.Errorf("%w: %w", sale.ErrPartly, err)
+		return fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	for _, msg := range msgs {
 		// A missing stream is not waited for: the next pass comes soon.

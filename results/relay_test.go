@@ -64,25 +64,48 @@ func TestRelayKeepsTheOrderOfRows(t *testing.T) {
 	}
 }
 
-func TestRelayGoesOnPastAFailingSKU(t *testing.T) {
+// TestRelayGoesOnPastFailingSKUs: rows that nobody can publish, pages full of them, hold
+// up their SKUs and no other, in every pass.
+func TestRelayGoesOnPastFailingSKUs(t *testing.T) {
 	o := newOutbox()
-	r, c := relayed(t, o, RelayConfig{})
+	reg := prometheus.NewRegistry()
+	r, c := relayed(t, o, RelayConfig{Registerer: reg})
 	r.page, r.workers = 4, 2
-	// A name that is no subject cannot be published; no real SKU has such a name.
-	for i := range 9 {
-		o.commit(sale.KindReserved, sold("bad name", "u"+strconv.Itoa(i), 1))
+	for n := range 5 {
+		bad := fmt.Sprintf("bad-%d", n)
+		if n == 0 {
+			bad = "bad name" // is no subject; no real SKU has such a name
+		}
+		for i := range 9 {
+			o.commit(sale.KindReserved, sold(bad, "u"+strconv.Itoa(i), 1))
+		}
+		if row := &o.rows[len(o.rows)-9]; n > 0 {
+			row.Payload, row.Damage = nil, errors.New("damaged")
+		}
 	}
-	for i := range 9 {
-		o.commit(sale.KindReserved, sold("good", "u"+strconv.Itoa(i), 1))
+	for round := range 2 {
+		for i := range 9 {
+			o.commit(sale.KindReserved, sold("good", fmt.Sprintf("u%d-%d", round, i), 1))
+		}
+		if err := r.Pass(t.Context()); !errors.Is(err, sale.ErrPartly) {
+			t.Fatalf("a pass that met rows which nobody can publish: %v", err)
+		}
+		if all := readAll(t, c); len(all) != 9*(round+1) || o.pending() != 5*9 {
+			t.Errorf("round %d: %d messages published and %d rows left", round, len(all), o.pending())
+		}
+		if n := count(t, reg, "flashgate_relay_faulty_skus"); n != 5 {
+			t.Errorf("round %d: %v SKUs are said to be at fault", round, n)
+		}
 	}
-	if err := r.Pass(t.Context()); err != nil {
-		t.Fatalf("a pass that got something through: %v", err)
+	for i := range o.rows {
+		o.rows[i].Damage = nil
+		o.rows[i].SKU = "mended"
 	}
-	if all := readAll(t, c); len(all) != 9 || o.pending() != 9 {
-		t.Errorf("%d messages published and %d rows left, want 9 and 9", len(all), o.pending())
+	if err := r.Pass(t.Context()); err != nil || o.pending() != 0 {
+		t.Errorf("once mended: %d rows left, %v", o.pending(), err)
 	}
-	if err := r.Pass(t.Context()); !errors.Is(err, sale.ErrPartly) {
-		t.Errorf("a pass that got nothing through, through the rows' own fault: %v", err)
+	if n := count(t, reg, "flashgate_relay_faulty_skus"); n != 0 {
+		t.Errorf("%v SKUs are said to be at fault", n)
 	}
 }
 
@@ -194,7 +217,7 @@ func TestRelayCatchesUp(t *testing.T) {
 	}
 }
 
-// count is the value of a counter.
+// count is the value of a counter or gauge.
 func count(t *testing.T, reg *prometheus.Registry, name string) float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -203,7 +226,8 @@ func count(t *testing.T, reg *prometheus.Registry, name string) float64 {
 	}
 	for _, f := range families {
 		if f.GetName() == name {
-			return f.GetMetric()[0].GetCounter().GetValue()
+			m := f.GetMetric()[0]
+			return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
 	t.Fatalf("there is no %s", name)

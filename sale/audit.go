@@ -21,6 +21,6 @@ type Checked struct {
 type Repairs struct {
 	Repaired int // rows that were wrong and are right now
 	// Left are rows that cannot be made right within the constraints: somebody has to
-	// decide what gives way.
+	// decide what gives way. Or somebody holds them: the next repair comes to them.
 	Left int
 }

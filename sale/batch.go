@@ -71,6 +71,9 @@ type CommitBatch struct {
 	// LockFirst asks for the pessimistic path: for claims that came around the
 	// shield, and for SKUs whose shield is known to be wrong.
 	LockFirst bool
+	// Yield asks for an error at once while another transaction holds rows of the SKU:
+	// for whoever has other SKUs to go on with, and comes again.
+	Yield bool
 }
 
 // CommitResult is the ledger's answer to a CommitBatch.

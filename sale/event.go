@@ -25,4 +25,5 @@ type OutboxRow struct {
 	Kind    Kind
 	Payload []byte // a JSON array of CloudEvents, encoded by the injected encoder
 	At      int64  // Unix ms, ledger's clock
+	Damage  error  // why Payload, which is nil then, cannot be read
 }
