@@ -25,6 +25,7 @@ type metrics struct {
 	rebuilds  *prometheus.CounterVec
 	loading   prometheus.Histogram
 	repairs   *prometheus.CounterVec
+	broken    prometheus.Gauge
 	ok, bad   prometheus.Counter
 }
 
@@ -57,10 +58,13 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	m.repairs = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "flashgate_shield_repairs_total", Help: "Repairs of the shield by rule: orders given back, families raised, buyers corrected.",
 	}, []string{"rule"})
+	m.broken = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "flashgate_shield_broken_families", Help: "Families that the last repair left because their keys are not what they should be.",
+	})
 	if r == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.calls, m.seconds, m.pipelines, answers, m.rebuilds, m.loading, m.repairs} {
+	for _, c := range []prometheus.Collector{m.calls, m.seconds, m.pipelines, answers, m.rebuilds, m.loading, m.repairs, m.broken} {
 		if err := r.Register(c); err != nil {
 			return err
 		}

@@ -39,22 +39,35 @@ type Report struct {
 	Returned  int   // order ids whose units were given back (repair rule a)
 	Units     int64 // those units
 	Raised    int   // families raised to the ledger's figure (repair rule c)
+	Broken    int   // times that a family was left because its keys are not what they should be
 }
 
 // Reconcile compares the shield with the ledger and repairs it. Batches that are tentative for longer
 // than the grace are judged: ids that the ledger knows are confirmed, the units of the
 // others given back. Families that sell nothing, with nothing tentative, are raised to
 // what the ledger has. When the ledger is away nothing is judged and its error is
-// returned. One gateway at a time should run it; two do no harm.
+// returned. A family whose keys are broken holds up no other: it is the error
+// sale.ErrPartly, after all others have been looked at. One gateway at a time should run
+// it; two do no harm.
 func (s *Shield) Reconcile(ctx context.Context) (Report, error) {
 	var rep Report
-	// What a server that is away holds is nothing against looking after the rest.
-	looks, err := s.lookAtFamilies(ctx)
+	err := s.reconcile(ctx, &rep)
+	s.metrics.broken.Set(float64(rep.Broken))
+	if err == nil && rep.Broken > 0 {
+		err = fmt.Errorf("deduct: %w: %d families have broken keys", sale.ErrPartly, rep.Broken)
+	}
+	return rep, err
+}
+
+// reconcile does so. What a server that is away holds is nothing against looking after
+// the rest.
+func (s *Shield) reconcile(ctx context.Context, rep *Report) error {
+	looks, err := s.lookAtFamilies(ctx, rep)
 	rep.Families = len(looks)
 	for _, l := range looks {
 		rep.Tentative += l.tentative
 	}
-	return rep, errors.Join(err, s.judgeOld(ctx, looks, &rep), s.raise(ctx, s.dueChecks(looks, time.Now()), &rep))
+	return errors.Join(err, s.judgeOld(ctx, looks, rep), s.raise(ctx, s.dueChecks(looks, time.Now()), rep))
 }
 
 // look is what the reconciler sees of one family.
@@ -72,13 +85,13 @@ func (l *look) keys() []string {
 
 // lookAtFamilies finds every family in use, and removes tentative batches of
 // generations that no pointer names. Beside an error it returns those that it could see.
-func (s *Shield) lookAtFamilies(ctx context.Context) ([]*look, error) {
+func (s *Shield) lookAtFamilies(ctx context.Context, rep *Report) ([]*look, error) {
 	tags, batches, failed := s.families(ctx)
 	inUse := make(map[string]bool)
 	var looks []*look
 	for len(tags) > 0 {
 		n := min(len(tags), lookChunk)
-		some, err := s.look(ctx, tags[:n])
+		some, err := s.look(ctx, tags[:n], rep)
 		if err != nil {
 			if failed = err; len(some) == 0 {
 				return looks, failed // nobody answers
@@ -94,7 +107,7 @@ func (s *Shield) lookAtFamilies(ctx context.Context) ([]*look, error) {
 		if inUse[batchesKey(k.tag, k.gen)] {
 			continue
 		}
-		if err := s.scripts.sweep.Run(ctx, s.client, []string{pointerKey(k.tag), batchesKey(k.tag, k.gen)}, k.gen).Err(); err != nil {
+		if err := s.scripts.sweep.Run(ctx, s.client, []string{pointerKey(k.tag), batchesKey(k.tag, k.gen)}, k.gen).Err(); err != nil && !s.leave(k.tag, err, rep) {
 			failed = away(err)
 		}
 	}
@@ -162,7 +175,7 @@ func (s *Shield) scan(ctx context.Context) (tags, batches []familyKey, err error
 
 // look asks the families' generations how they stand. Beside an error it returns those
 // that answered.
-func (s *Shield) look(ctx context.Context, keys []familyKey) (looks []*look, failed error) {
+func (s *Shield) look(ctx context.Context, keys []familyKey, rep *Report) (looks []*look, failed error) {
 	pointers := make([]*redis.StringCmd, len(keys))
 	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, k := range keys {
@@ -171,7 +184,7 @@ func (s *Shield) look(ctx context.Context, keys []familyKey) (looks []*look, fai
 		return nil
 	})
 	for i, k := range keys {
-		if err := pointers[i].Err(); err != nil && !errors.Is(err, redis.Nil) && !isReply(err) {
+		if err := pointers[i].Err(); err != nil && !errors.Is(err, redis.Nil) && !s.leave(k.tag, err, rep) {
 			failed = away(err)
 		}
 		if g, ok := parseGeneration(pointers[i].Val()); ok {
@@ -190,11 +203,10 @@ func (s *Shield) look(ctx context.Context, keys []familyKey) (looks []*look, fai
 		if noScript(replies[i].Err()) {
 			replies[i] = s.scripts.stale.Run(ctx, s.client, l.keys(), s.cfg.Grace.Milliseconds())
 		}
-		if err := replies[i].Err(); err != nil && !isReply(err) {
-			failed = away(err)
-			continue
-		} else if err != nil {
-			s.log.Error("family not looked at", "family", l.key.tag, "err", err)
+		if err := replies[i].Err(); err != nil {
+			if !s.leave(l.key.tag, err, rep) {
+				failed = away(err)
+			}
 			continue
 		}
 		if reply, ok := replies[i].Val().([]any); ok && l.read(reply) {
@@ -202,12 +214,6 @@ func (s *Shield) look(ctx context.Context, keys []familyKey) (looks []*look, fai
 		}
 	}
 	return kept, failed
-}
-
-// isReply reports whether an error is one that Redis itself answered with.
-func isReply(err error) bool {
-	var reply redis.Error
-	return errors.As(err, &reply)
 }
 
 // read reads what stale.lua returned; false means that the family is not in use.
@@ -245,7 +251,10 @@ func (s *Shield) judgeOld(ctx context.Context, looks []*look, rep *Report) error
 			n := min(len(settled), 16)
 			req := &request{learned: &learned{named: settled[:n]}}
 			if _, err := s.do(ctx, req.args(s.scripts.deduct.Hash(), l.key.tag, l.gen, 0, false), 0); err != nil {
-				return err
+				if !s.leave(l.key.tag, err, rep) {
+					return err
+				}
+				break
 			}
 			settled = settled[n:]
 		}
@@ -296,6 +305,7 @@ type raiseCheck struct {
 // family was looked at, so its figure counts everything that the family let through; a
 // family that has sold something since stays as it is.
 func (s *Shield) raise(ctx context.Context, settled []*look, rep *Report) error {
+	var failed error
 	for some := range slices.Chunk(settled, raiseChunk) {
 		skus := make([]*sale.SKU, 0, len(some))
 		for _, l := range some {
@@ -306,10 +316,10 @@ func (s *Shield) raise(ctx context.Context, settled []*look, rep *Report) error 
 			return err
 		}
 		if err := s.raiseTo(ctx, some, left, rep); err != nil {
-			return err
+			failed = err
 		}
 	}
-	return nil
+	return failed
 }
 
 // raiseTo raises families to the units that their SKUs have left.
@@ -321,7 +331,9 @@ func (s *Shield) raiseTo(ctx context.Context, looks []*look, left map[string]map
 		}
 		raised, err := s.scripts.raise.Run(ctx, s.client, l.keys(), units, l.left).Int()
 		if err != nil {
-			failed = away(err)
+			if !s.leave(l.key.tag, err, rep) {
+				failed = away(err)
+			}
 			continue
 		}
 		s.checked(l.key.tag)
@@ -347,9 +359,10 @@ func (s *Shield) Raise(ctx context.Context, skus []*sale.SKU) error {
 	}
 	var failed error
 	for some := range slices.Chunk(keys, lookChunk) {
-		looks, err := s.look(ctx, some)
+		var rep Report
+		looks, err := s.look(ctx, some, &rep)
 		looks = slices.DeleteFunc(looks, func(l *look) bool { return l.tentative > 0 })
-		if failed = errors.Join(failed, err, s.raise(ctx, looks, new(Report))); failed != nil && len(looks) == 0 {
+		if failed = errors.Join(failed, err, s.raise(ctx, looks, &rep)); failed != nil && len(looks) == 0 {
 			return failed
 		}
 	}
@@ -415,6 +428,6 @@ func integer(v any) (int64, bool) {
 
 // String is for logs.
 func (r Report) String() string {
-	return fmt.Sprintf("%d families, %d tentative batches, %d judged, %d ids confirmed, %d returned (%d units), %d raised",
-		r.Families, r.Tentative, r.Judged, r.Confirmed, r.Returned, r.Units, r.Raised)
+	return fmt.Sprintf("%d families, %d tentative batches, %d judged, %d ids confirmed, %d returned (%d units), %d raised, %d left broken",
+		r.Families, r.Tentative, r.Judged, r.Confirmed, r.Returned, r.Units, r.Raised, r.Broken)
 }

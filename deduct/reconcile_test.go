@@ -78,6 +78,52 @@ func TestReconcileJudgesWhatACrashLeft(t *testing.T) {
 	}
 }
 
+// TestReconcileGoesOnPastBrokenKeys: keys that are not what they should be, of whichever
+// kind, hold up their family and no other.
+func TestReconcileGoesOnPastBrokenKeys(t *testing.T) {
+	for _, kind := range []string{"gen", "h", "t", "swept"} {
+		t.Run(kind, func(t *testing.T) {
+			sc := newScene(t, 0, 10)
+			tag, key := familyTag("broken", 0), ""
+			gen := newGeneration(&sale.SKU{Name: "broken"}, 1).name
+			switch kind {
+			case "gen":
+				key = pointerKey(tag)
+			case "h":
+				key = hashKey(tag, gen)
+			default:
+				key = batchesKey(tag, gen)
+			}
+			if kind != "gen" {
+				if err := sc.m.Set(pointerKey(tag), gen); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if kind == "swept" { // of a generation that no pointer names
+				sc.m.Del(pointerKey(tag))
+				if _, err := sc.m.Lpush(pointerKey(tag), "x"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := sc.m.Lpush(key, "x"); err != nil {
+				t.Fatal(err)
+			}
+			if kind == "t" { // only what is in use is looked at
+				sc.m.HSet(hashKey(tag, gen), "m", "1", "l", "0")
+			}
+			wantAnswers(t, deduct(t, sc.s, &sc.sku, claims(2, 0)), "11")
+			sc.age(testGrace + time.Millisecond)
+			rep, err := sc.s.Reconcile(context.Background())
+			if !errors.Is(err, sale.ErrPartly) || rep.Broken == 0 {
+				t.Errorf("%v, %v", rep, err)
+			}
+			if rep.Judged != 1 || rep.Returned != 2 || left(t, sc.s, &sc.sku) != 10 {
+				t.Errorf("the family beside it: %v", rep)
+			}
+		})
+	}
+}
+
 func TestReconcileLeavesWhatHasABacklog(t *testing.T) {
 	sc := newScene(t, 0, 10)
 	parked := true
@@ -251,10 +297,10 @@ func TestReconcileSurvivesOddKeys(t *testing.T) {
 	sc.m.Set("fg:{sock:0}:gen", "1-2-0-1-00000000")
 	sc.m.Set(hashKey(familyTag("sock", 0), "1-2-0-1-00000000"), "not a hash")
 	rep, err := sc.s.Reconcile(context.Background())
-	if err != nil {
+	if !errors.Is(err, sale.ErrPartly) {
 		t.Fatal(err)
 	}
-	if rep.Judged != 1 || rep.Families != 1 {
+	if rep.Judged != 1 || rep.Families != 1 || rep.Broken != 1 {
 		t.Error(rep)
 	}
 	if sc.m.Exists(batchesKey(tag, "1-2-0-1-00000000")) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"flashgate/sale"
 )
 
 type reconcileCmd struct {
@@ -28,14 +30,14 @@ func (c reconcileCmd) Run(ctx context.Context) error {
 			return err
 		}
 		report, err := p.shield.Reconcile(ctx)
-		if err != nil {
+		if err != nil && !errors.Is(err, sale.ErrPartly) {
 			return err
 		}
 		fmt.Printf("%v\n", report)
 		if c.Rebuild {
-			return p.rebuild(ctx, c.SKUs)
+			err = errors.Join(err, p.rebuild(ctx, c.SKUs))
 		}
-		return nil
+		return err
 	})
 }
 
