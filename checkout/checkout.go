@@ -57,8 +57,8 @@ type Ledger interface {
 	FindExhausted(ctx context.Context, sku string, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, exhausted bool, err error)
 }
 
-// Throttle holds back what goes around the shield.
-type Throttle interface {
+// Ceiling holds back what goes around the shield.
+type Ceiling interface {
 	// Wait returns when n claims may go on. When that would be later than the
 	// deadline it returns sale.ErrDegraded at once.
 	Wait(ctx context.Context, n int, deadline time.Time) error
@@ -106,12 +106,12 @@ const (
 	sweepEvery = 10 * time.Second
 )
 
-// Deps are what a Checkout works with. Stats may be nil, and so may Backlog: then
-// nothing is parked.
+// Deps are what a Checkout works with. Stats and Ceiling may be nil, and so may Backlog:
+// then nothing is parked.
 type Deps struct {
 	Shield  Shield
 	Ledger  Ledger
-	Around  Throttle
+	Ceiling Ceiling
 	Backlog Backlog
 	Stats   Stats
 }
@@ -135,7 +135,7 @@ func New(cfg Config, deps Deps) (*Checkout, error) {
 		return nil, errors.New("checkout: max_age and verdict_ttl must be positive")
 	case deps.Backlog != nil && cfg.MaxWait < cfg.MaxAge:
 		return nil, errors.New("checkout: parking must not shorten a claim's life")
-	case deps.Shield == nil || deps.Ledger == nil || deps.Around == nil:
+	case deps.Shield == nil || deps.Ledger == nil:
 		return nil, errors.New("checkout: a dependency is missing")
 	}
 	if cfg.Logger == nil {

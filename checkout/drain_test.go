@@ -251,7 +251,7 @@ func TestParkingAgainstModel(t *testing.T) {
 			cfg := config()
 			cfg.MaxWait = time.Minute
 			var err error
-			p.Checkout, err = New(cfg, Deps{Shield: guardedShield{p.s, &fakeBreaker{}}, Ledger: guardedLedger{p.l, p.sql}, Around: &fakeThrottle{}, Backlog: p.b})
+			p.Checkout, err = New(cfg, Deps{Shield: guardedShield{p.s, &fakeBreaker{}}, Ledger: guardedLedger{p.l, p.sql}, Ceiling: &fakeThrottle{}, Backlog: p.b})
 			if err != nil {
 				t.Fatal(err)
 			}

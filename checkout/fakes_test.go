@@ -281,7 +281,7 @@ func newWorld(t *testing.T, cfg Config) *world {
 	w.shield.deduct = w.answers("")
 	w.ledger.commit = w.commits("")
 	c, err := New(cfg, Deps{
-		Shield: guardedShield{w.shield, w.redis}, Ledger: guardedLedger{w.ledger, w.sql}, Around: w.throttle, Stats: w.stats,
+		Shield: guardedShield{w.shield, w.redis}, Ledger: guardedLedger{w.ledger, w.sql}, Ceiling: w.throttle, Stats: w.stats,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -195,7 +195,7 @@ func TestSettleAgainstModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := &truth{rnd: rand.New(rand.NewPCG(seed, 1)), sku: sku, left: stock, units: map[string]int64{}, orders: map[sale.OrderID]sale.Order{}, faults: faults}
 			s := &liar{rnd: rand.New(rand.NewPCG(seed, 2)), moods: moods, open: map[sale.BatchToken]int{}}
-			c, err := New(config(), Deps{Shield: guardedShield{s, &fakeBreaker{}}, Ledger: guardedLedger{l, &fakeBreaker{}}, Around: &fakeThrottle{}})
+			c, err := New(config(), Deps{Shield: guardedShield{s, &fakeBreaker{}}, Ledger: guardedLedger{l, &fakeBreaker{}}, Ceiling: &fakeThrottle{}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -150,13 +150,14 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 	return true
 }
 
-// aroundShield lets the open claims pass at the pace that the ledger can bear.
+// aroundShield lets the open claims pass, under the ceiling where there is one. The pace
+// is the ledger's, whose line they then stand in.
 func (c *Checkout) aroundShield(ctx context.Context, b *batch) {
-	if err := c.Around.Wait(ctx, len(b.open), b.due); err != nil {
-		for _, i := range b.popOpen() {
-			b.verdicts[i] = failure(err)
+	if c.Ceiling != nil {
+		if err := c.Ceiling.Wait(ctx, len(b.open), b.due); err != nil {
+			b.end(failure(err))
+			return
 		}
-		return
 	}
 	b.around = b.popOpen()
 }
@@ -179,10 +180,12 @@ func (c *Checkout) commit(ctx context.Context, b *batch) {
 	}
 	if len(b.around) > 0 {
 		c.metrics.around.Add(float64(len(b.around)))
-		res, err := c.Ledger.Commit(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.around), LockFirst: true})
+		res, err := c.Ledger.Commit(ctx, sale.CommitBatch{
+			SKU: b.sku, Claims: b.pick(b.around), LockFirst: true, Around: true, Due: b.due,
+		})
 		b.adopt(b.around, res, err)
 		c.noteStock(m, res)
-		if b.missed && (err != nil || anyReserved(res)) {
+		if b.missed && (err != nil && !errors.Is(err, sale.ErrDegraded) || anyReserved(res)) {
 			// What was committed, or may have been, is in no copy that is loaded by now.
 			c.Shield.Distrust(b.sku.Name, c.Ledger.Now())
 		}

@@ -291,11 +291,10 @@ func TestLimitRefusalsAreHeldAgainstTheLedger(t *testing.T) {
 func TestNewRefusesImpossibleKnobs(t *testing.T) {
 	w := newWorld(t, config())
 	for name, spoil := range map[string]func(*Config, *Deps){
-		"no age":        func(c *Config, _ *Deps) { c.MaxAge = 0 },
-		"no ttl":        func(c *Config, _ *Deps) { c.VerdictTTL = 0 },
-		"no shield":     func(_ *Config, d *Deps) { d.Shield = nil },
-		"no ledger":     func(_ *Config, d *Deps) { d.Ledger = nil },
-		"no way around": func(_ *Config, d *Deps) { d.Around = nil },
+		"no age":    func(c *Config, _ *Deps) { c.MaxAge = 0 },
+		"no ttl":    func(c *Config, _ *Deps) { c.VerdictTTL = 0 },
+		"no shield": func(_ *Config, d *Deps) { d.Shield = nil },
+		"no ledger": func(_ *Config, d *Deps) { d.Ledger = nil },
 	} {
 		cfg, deps := config(), w.Deps
 		spoil(&cfg, &deps)

@@ -222,15 +222,15 @@ type Queue struct {
 	Linger time.Duration `yaml:"linger"`
 }
 
-// Fallback is the throttled way around the shield.
+// Fallback is the way around the shield. Its pace is what the ledger bears: claims that
+// came around take what those that a shield admitted leave of each group commit.
 type Fallback struct {
-	// Rate is claims per second and gateway around the shield. Too low: sales of cold
-	// SKUs, and all sales while Redis is away, are slower than the ledger could be.
-	// Too high: the ledger is overwhelmed just when it must carry everything; all
-	// gateways together should stay below what it was measured to take.
+	// Rate is a ceiling over that, in claims per second and gateway; 0 is none. Too low:
+	// sales of cold SKUs, and all sales while Redis is away, are slower than the ledger
+	// could be. Too high: it is none.
 	Rate float64 `yaml:"rate"`
-	// Burst is how many may go at once. Too low: every batch waits. Too high: the first
-	// second after a failure hits the ledger unthrottled.
+	// Burst is how many may go at once under a Rate. Too low: every batch waits. Too high:
+	// the first second has no ceiling.
 	Burst int `yaml:"burst"`
 }
 
@@ -348,7 +348,7 @@ func Default(mode Mode) Config {
 		Ledger:   Ledger{Driver: "mysql", MaxGroup: 1024, Committers: 2, CatalogSize: 100_000},
 		NATS:     NATS{Replicas: 1, ResultsMaxAge: 7 * 24 * time.Hour},
 		Queue:    Queue{Capacity: 20_000, MaxBatch: 512, Inflight: 2, MaxAge: 8 * time.Second, Linger: 250 * time.Millisecond},
-		Fallback: Fallback{Rate: 2000, Burst: 1000},
+		Fallback: Fallback{Burst: 1000},
 		Breaker:  Breakers{Redis: breaker, Ledger: breaker, NATS: breaker},
 		Limits: Limits{
 			User:       Limit{Rate: 10, Burst: 20},

@@ -38,7 +38,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 		{"limits.ip", c.Limits.IP, configs.Limit{}},
 		{"limits.sku", c.Limits.SKU, configs.Limit{}},
 		{"limits.global", c.Limits.Global, configs.Limit{}},
-		{"fallback", c.Fallback, configs.Fallback{Rate: 2000, Burst: 1000}},
+		{"fallback", c.Fallback, configs.Fallback{Burst: 1000}},
 		{"breaker.redis", c.Breaker.Redis, redis},
 		{"backlog", c.Backlog, configs.Backlog{MaxWait: 5 * time.Minute, Capacity: 1_000_000}},
 		{"pay_within", c.PayWithin, 15 * time.Minute},

@@ -262,8 +262,8 @@ func (v *validator) queue(c *Config) {
 	v.integer("queue.inflight", q.Inflight, 1, 64)
 	v.duration("queue.max_age", q.MaxAge, 100*time.Millisecond, 5*time.Minute)
 	v.duration("queue.linger", q.Linger, time.Millisecond, 4*time.Second)
-	if !(c.Fallback.Rate > 0 && c.Fallback.Rate <= 1e9) {
-		v.refuse("fallback.rate", "must be more than 0 and at most 1e9 claims per second, not %g: cold SKUs have no other way", c.Fallback.Rate)
+	if !(c.Fallback.Rate >= 0 && c.Fallback.Rate <= 1e9) {
+		v.refuse("fallback.rate", "must be 0, for none, to 1e9 claims per second, not %g", c.Fallback.Rate)
 	}
 	v.integer("fallback.burst", c.Fallback.Burst, 1, 1_000_000_000)
 }

@@ -125,7 +125,7 @@ func TestImpossible(t *testing.T) {
 		{"queue.inflight: must be", func(c *configs.Config) { c.Queue.Inflight = 0 }},
 		{"queue.max_age: must be", func(c *configs.Config) { c.Queue.MaxAge = 0 }},
 		{"queue.linger: must be between", func(c *configs.Config) { c.Queue.Linger = -1 }},
-		{"fallback.rate: must be", func(c *configs.Config) { c.Fallback.Rate = 0 }},
+		{"fallback.rate: must be", func(c *configs.Config) { c.Fallback.Rate = -1 }},
 		{"fallback.burst: must be", func(c *configs.Config) { c.Fallback.Burst = 0 }},
 		{"breaker.redis.failure_ratio: must be", func(c *configs.Config) { c.Breaker.Redis.FailureRatio = 0 }},
 		{"breaker.redis.failure_ratio: must be", func(c *configs.Config) { c.Breaker.Redis.FailureRatio = 50 }},

@@ -112,7 +112,7 @@ func TestThrottleRefusalsLeaveNoTrace(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if delay, ok := th.reserve(1, time.Now()); !ok || delay > 0 {
+	if turn, delay := th.reserve(1, time.Now()); turn == nil || delay > 0 {
 		t.Errorf("after nothing but refusals the next claim would wait %s", delay)
 	}
 }

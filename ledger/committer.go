@@ -74,11 +74,13 @@ func (db *DB) runCommitter() {
 	c := db.newCommitter(shared)
 	defer c.drop()
 	for {
-		group := db.queue.next(db.cfg.MaxGroup)
+		group := db.queue.next()
 		if group == nil {
 			return
 		}
+		start := time.Now()
 		c.settle(group)
+		db.queue.decided(time.Since(start))
 	}
 }
 

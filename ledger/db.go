@@ -132,7 +132,7 @@ func New(cfg Config) (*DB, error) {
 	if d.singleWriter() {
 		db.writer = make(chan struct{}, 1)
 	}
-	db.queue.init()
+	db.queue.init(cfg.MaxGroup, cfg.Committers)
 	db.heldDue.wants, db.slow.of = make(map[string]wanted), make(map[skuKey]*slowSKU)
 	db.exhausted.init(maxExhaustedIDs)
 	if db.metrics, err = newMetrics(cfg.Registerer); err != nil {

@@ -297,7 +297,7 @@ func TestWithdrawnClaimsAreNotCommitted(t *testing.T) {
 	testenv.Eventually(t, func() bool {
 		db.queue.mu.Lock()
 		defer db.queue.mu.Unlock()
-		return len(db.queue.waiting) == 1
+		return len(db.queue.waiting.calls) == 1
 	}, "the second call waits")
 	cancel()
 	second.Wait()

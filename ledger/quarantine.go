@@ -149,13 +149,8 @@ func (q *groupQueue) hold(j *job, wants wanted, seen, unseeable bool) (fresh boo
 	if fresh = l == nil; fresh {
 		l = &line{sku: j.sku.Name, since: time.Now(), wants: wants}
 		q.quarantine[l.sku] = l
-		q.waiting = slices.DeleteFunc(q.waiting, func(c *call) bool {
-			mine := c.batch.SKU.Name == l.sku
-			if mine {
-				l.calls = append(l.calls, c)
-			}
-			return mine
-		})
+		mine := func(c *call) bool { return c.batch.SKU.Name == l.sku }
+		l.calls = append(q.waiting.remove(mine), q.around.remove(mine)...)
 		q.lines.Broadcast()
 	}
 	l.taken, l.tried = false, time.Now()
@@ -178,7 +173,9 @@ func (q *groupQueue) release(lines []*line) (free []*line) {
 			continue
 		}
 		delete(q.quarantine, l.sku)
-		q.waiting = append(q.waiting, l.calls...)
+		for _, c := range l.calls {
+			q.lineOf(c).add(c)
+		}
 		free = append(free, l)
 	}
 	q.arrived.Broadcast()

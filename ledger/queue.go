@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"flashgate/sale"
 )
@@ -40,20 +41,33 @@ type ask struct {
 const anySegment = -1
 
 // groupQueue is where calls of Commit wait for a committer. A committer gets all of
-// them that fit into a group, so groups grow with the load by themselves. Calls of SKUs
-// whose rows another transaction holds wait apart, in quarantine.
+// them that fit into a group, so groups grow with the load by themselves. What came around
+// the shield waits in a line of its own, and takes what the others leave of a group: that
+// is how the ledger sets the pace of the way around, with as many transactions at a time as
+// it has committers, whatever it can do. Calls of SKUs whose rows another transaction holds
+// wait apart, in quarantine.
 type groupQueue struct {
+	maxGroup, committers int
+
 	mu         sync.Mutex
 	arrived    *sync.Cond
-	waiting    []*call
-	lines      *sync.Cond // there is a line in quarantine, or the queue is closed
+	waiting    callLine
+	around     callLine
+	took       time.Duration // how long a group takes, smoothed
+	lines      *sync.Cond    // there is a line in quarantine, or the queue is closed
 	quarantine map[string]*line
 	arrivals   uint64
 	closed     bool
 	commits    atomic.Uint64 // transactions of the committers that the database accepted
 }
 
-func (q *groupQueue) init() {
+// aroundShare is the part of a group that is kept for what came around the shield while
+// there is more of the other: with less, SKUs without a shield come to a standstill beside
+// a busy sale; with more, claims that a shield admitted wait for those.
+const aroundShare = 8
+
+func (q *groupQueue) init(maxGroup, committers int) {
+	q.maxGroup, q.committers = maxGroup, committers
 	q.arrived, q.lines, q.quarantine = sync.NewCond(&q.mu), sync.NewCond(&q.mu), make(map[string]*line)
 }
 
@@ -64,6 +78,9 @@ func (q *groupQueue) put(c *call) error {
 	if q.closed {
 		return sale.ErrShuttingDown
 	}
+	if wait := q.wait(len(c.asks)); wait > 0 && c.batch.Around && !c.batch.Due.IsZero() && time.Until(c.batch.Due) < wait {
+		return fmt.Errorf("%w: %w", sale.ErrDegraded, sale.ErrOverloaded)
+	}
 	q.arrivals++
 	c.number, c.commits = q.arrivals, q.commits.Load()
 	if l := q.quarantine[c.batch.SKU.Name]; l != nil {
@@ -73,33 +90,66 @@ func (q *groupQueue) put(c *call) error {
 		l.calls = append(l.calls, c)
 		return nil
 	}
-	q.waiting = append(q.waiting, c)
+	q.lineOf(c).add(c)
 	q.arrived.Signal()
 	return nil
 }
 
-// next blocks until something waits and returns the oldest, as many as hold at most
-// limit claims together, but at least one. Nil means closed and empty.
-func (q *groupQueue) next(limit int) []*call {
+// lineOf is where a call waits for a group.
+func (q *groupQueue) lineOf(c *call) *callLine {
+	if c.batch.Around {
+		return &q.around
+	}
+	return &q.waiting
+}
+
+// wait is about how long claims that come around the shield now would wait for their
+// decision: the groups in front of theirs, and theirs. A group takes longer when it is
+// fuller, so an estimate made of small ones is too good; it is corrected as they grow.
+func (q *groupQueue) wait(claims int) time.Duration {
+	ahead := q.waiting.claims + q.around.claims
+	if ahead == 0 {
+		return 0
+	}
+	groups := (ahead + claims + q.maxGroup - 1) / q.maxGroup
+	return q.took * time.Duration(groups+q.committers) / time.Duration(q.committers)
+}
+
+// decided notes how long a group took.
+func (q *groupQueue) decided(took time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.waiting) == 0 {
+	q.took += (took - q.took) / 4
+}
+
+// next blocks until something waits and returns the oldest calls, as many as hold at most
+// maxGroup claims together, but at least one. Nil means closed and empty.
+func (q *groupQueue) next() []*call {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.waiting.calls)+len(q.around.calls) == 0 {
 		if q.closed {
 			return nil
 		}
 		q.arrived.Wait()
 	}
-	n, claims := 0, 0
-	for n < len(q.waiting) && (n == 0 || claims+len(q.waiting[n].asks) <= limit) {
-		claims += len(q.waiting[n].asks)
-		q.waiting[n].begun = true
-		n++
+	limit := q.maxGroup
+	if len(q.around.calls) > 0 {
+		limit -= q.maxGroup / aroundShare
 	}
-	batch := append([]*call(nil), q.waiting[:n]...)
-	rest := copy(q.waiting, q.waiting[n:])
-	clear(q.waiting[rest:])
-	q.waiting = q.waiting[:rest]
-	return batch
+	group := q.waiting.take(limit, true)
+	// Lock-first costs more, and nobody is to wait for it for long.
+	if limit = q.maxGroup; len(group) > 0 {
+		limit = min(q.maxGroup-claimsOf(group), q.maxGroup/2)
+	}
+	return append(group, q.around.take(limit, true)...)
+}
+
+func claimsOf(calls []*call) (n int) {
+	for _, c := range calls {
+		n += len(c.asks)
+	}
+	return n
 }
 
 // withdraw removes a call that no committer has begun, and reports whether it did, and
@@ -112,7 +162,7 @@ func (q *groupQueue) withdraw(c *call, cause error) (bool, error) {
 		return false, nil
 	}
 	isIt := func(other *call) bool { return other == c }
-	q.waiting = slices.DeleteFunc(q.waiting, isIt)
+	q.lineOf(c).remove(isIt)
 	if l := q.quarantine[c.batch.SKU.Name]; l != nil {
 		l.calls = slices.DeleteFunc(l.calls, isIt)
 		if l.seen {

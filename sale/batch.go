@@ -1,5 +1,7 @@
 package sale
 
+import "time"
+
 // Answer is what the shield says of one claim.
 type Answer uint8
 
@@ -71,6 +73,10 @@ type CommitBatch struct {
 	// LockFirst asks for the pessimistic path: for claims that came around the
 	// shield, and for SKUs whose shield is known to be wrong.
 	LockFirst bool
+	// Around says that the claims came around the shield: what it admitted goes first.
+	// Where they cannot be decided by Due they are refused at once, with ErrDegraded.
+	Around bool
+	Due    time.Time
 	// Yield asks for an error at once while another transaction holds rows of the SKU:
 	// for whoever has other SKUs to go on with, and comes again.
 	Yield bool

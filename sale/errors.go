@@ -9,7 +9,7 @@ import (
 // one of them but ErrUnknown means that nothing was decided about the claim it answers.
 var (
 	ErrUnavailable     = errors.New("a dependency is away")                                               // 503 unavailable
-	ErrDegraded        = errors.New("the throttled way around is full")                                   // 503 degraded
+	ErrDegraded        = errors.New("the way around the shield is full")                                  // 503 degraded
 	ErrQueueFull       = errors.New("the queue of this SKU is full")                                      // 503 queue_full
 	ErrShuttingDown    = errors.New("this gateway is shutting down")                                      // 503 shutting_down
 	ErrUnknownSKU      = errors.New("no such SKU")                                                        // 404 unknown_sku

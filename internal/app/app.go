@@ -88,13 +88,15 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	throttle, err := fallback.NewThrottle(cfg.Fallback.Rate, cfg.Fallback.Burst)
-	if err != nil {
-		return nil, err
+	var ceiling checkout.Ceiling
+	if cfg.Fallback.Rate > 0 {
+		if ceiling, err = fallback.NewThrottle(cfg.Fallback.Rate, cfg.Fallback.Burst); err != nil {
+			return nil, err
+		}
 	}
 	guardedLedger, guardedShield := fallback.GuardLedger(a.ledger, ledgerBreaker), fallback.GuardShield(a.shield, shieldBreaker)
 	a.checkout, err = checkout.New(checkoutConfig(cfg, log, reg), checkout.Deps{
-		Shield: guardedShield, Ledger: guardedLedger, Around: throttle,
+		Shield: guardedShield, Ledger: guardedLedger, Ceiling: ceiling,
 		Backlog: fallback.GuardBacklog(a.backlog, natsBreaker), Stats: a.stats,
 	})
 	if err != nil {
