@@ -235,12 +235,22 @@ func (c *cluster) someoneWaits() {
 }
 
 // amidDrain lets the drain go on for a transaction or a few, holds it up again, and
-// returns the gateway that drains.
+// returns the gateway that drains. Who waits for a row does so for a second, and then
+// looks from time to time whether it is free: if nobody waits, the drain goes on once more.
 func (c *cluster) amidDrain(hold func()) (drainer *gate, again func()) {
 	c.t.Helper()
 	c.someoneWaits()
 	hold()
 	again = c.holdStock()
-	c.someoneWaits()
+	testenv.Eventually(c.t, func() bool {
+		for range 10 {
+			if c.transactions("trx_state = 'LOCK WAIT'") > 0 {
+				return true
+			}
+		}
+		again()
+		again = c.holdStock()
+		return false
+	}, "the drain waits for the stock")
 	return c.leader("drain"), again
 }
