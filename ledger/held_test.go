@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
 	"flashgate/internal/testenv"
 	"flashgate/sale"
 )
@@ -174,6 +177,15 @@ func TestRowsHeldThatAreNotStock(t *testing.T) {
 	}
 }
 
+func gaugeOf(t *testing.T, g prometheus.Metric) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := g.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetGauge().GetValue()
+}
+
 // TestAHeldSKUAnswersInTime: a caller whose time ends hears that nothing was decided, and
 // of no failure of the ledger; nothing is committed for it behind its back.
 func TestAHeldSKUAnswersInTime(t *testing.T) {
@@ -182,11 +194,13 @@ func TestAHeldSKUAnswersInTime(t *testing.T) {
 	sku := b.sku("shoe", 100, 1)
 	lock := b.lockStock("shoe")
 	for round := range 2 { // in a group, and then in the line
-		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		wait := b.offer(ctx, db, sku, 4)
+		testenv.Eventually(t, func() bool { return db.queue.apart() == 1 && gaugeOf(t, db.metrics.waiting) == 12 }, "all wait apart")
 		began := time.Now()
-		reserved, errs := b.offer(ctx, db, sku, 4)()
-		testenv.Took(t, 4*time.Second, time.Since(began), "round %d is answered", round)
 		cancel()
+		reserved, errs := wait()
+		testenv.Took(t, 3*time.Second, time.Since(began), "round %d is answered", round)
 		if reserved != 0 || len(errs) != 4 {
 			t.Errorf("round %d: %d reserved, %v", round, reserved, errs)
 		}
@@ -265,7 +279,7 @@ func TestAHotRowIsNotHeld(t *testing.T) {
 		}
 		// One of them believes the rows to be held although nobody holds them.
 		if l == 0 {
-			db.queue.hold(&job{sku: sku}, wanted{sku: sku.Name}, true, false)
+			db.queue.hold(&job{sku: sku}, wanted{sku: sku.Name}, true, shared)
 		}
 	}
 	wg.Wait()

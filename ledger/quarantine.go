@@ -77,7 +77,7 @@ func (q *groupQueue) divert(jobs []*job) []*job {
 	var rest []*job
 	for _, j := range jobs {
 		if l := q.quarantine[j.sku.Name]; l != nil {
-			l.join(j)
+			l.join(j, false)
 		} else {
 			rest = append(rest, j)
 		}
@@ -86,10 +86,11 @@ func (q *groupQueue) divert(jobs []*job) []*job {
 }
 
 // join puts a job's calls, which a committer has begun, into the line. A call whose
-// caller waits no longer is answered.
-func (l *line) join(j *job) {
+// caller waits no longer is answered, and so is one that yields where it is known, because
+// it was seen or tried, that the SKU's rows are held.
+func (l *line) join(j *job, tried bool) {
 	for _, p := range j.parts {
-		if p.call.abandoned || p.call.batch.Yield {
+		if p.call.abandoned || p.call.batch.Yield && (l.seen || tried) {
 			p.call.done <- reply{err: heldError(l.sku, nil)}
 			continue
 		}
@@ -124,7 +125,7 @@ func (c *committer) setApart(jobs []*job, again bool) (rest []*job) {
 			rest = append(rest, j)
 			continue
 		}
-		if c.db.queue.hold(j, wants[i], seen, !seen && c.role != patient) {
+		if c.db.queue.hold(j, wants[i], seen, c.role) {
 			c.db.metrics.quarantined.Inc()
 			c.db.metrics.held.Inc()
 			c.db.log.Warn("another transaction holds rows of a SKU: its claims wait apart", "sku", j.sku.Name, "seen", seen)
@@ -136,7 +137,7 @@ func (c *committer) setApart(jobs []*job, again bool) (rest []*job) {
 // hold puts a job's calls back into the SKU's line, and makes it where there is none, with
 // those that wait for a committer. Once the queue is closed they are answered instead. It
 // reports whether the line is new.
-func (q *groupQueue) hold(j *job, wants wanted, seen, unseeable bool) (fresh bool) {
+func (q *groupQueue) hold(j *job, wants wanted, seen bool, by role) (fresh bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
@@ -154,8 +155,8 @@ func (q *groupQueue) hold(j *job, wants wanted, seen, unseeable bool) (fresh boo
 		q.lines.Broadcast()
 	}
 	l.taken, l.tried = false, time.Now()
-	l.seen, l.unseeable = l.seen || seen, l.unseeable || unseeable
-	l.join(j)
+	l.seen, l.unseeable = l.seen || seen, l.unseeable || !seen && by != patient
+	l.join(j, by != shared)
 	return fresh
 }
 

@@ -84,7 +84,7 @@ func (q *groupQueue) put(c *call) error {
 	q.arrivals++
 	c.number, c.commits = q.arrivals, q.commits.Load()
 	if l := q.quarantine[c.batch.SKU.Name]; l != nil {
-		if c.batch.Yield {
+		if c.batch.Yield && l.seen {
 			return heldError(l.sku, nil)
 		}
 		l.calls = append(l.calls, c)
