@@ -55,14 +55,15 @@ func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
 		return fmt.Errorf("drain: %w", err)
 	}
 	b.stuck.Set(float64(len(d.stuck)))
-	for _, sku := range slices.Sorted(maps.Keys(d.stuck)) {
-		err := d.stuck[sku]
-		if d.settled > 0 || errors.Is(err, sale.ErrOverloaded) {
-			return fmt.Errorf("drain: %w: %d SKUs wait, as of %s: %w", sale.ErrPartly, len(d.stuck), sku, err)
-		}
+	if len(d.stuck) == 0 {
+		return nil
+	}
+	sku := slices.Min(slices.Collect(maps.Keys(d.stuck)))
+	err = d.stuck[sku]
+	if d.settled == 0 && !errors.Is(err, sale.ErrOverloaded) {
 		return fmt.Errorf("drain: nothing gets through: %w", err)
 	}
-	return nil
+	return fmt.Errorf("drain: %w: %d SKUs wait, as of %s: %w", sale.ErrPartly, len(d.stuck), sku, err)
 }
 
 // drain is one pass over the stream.
