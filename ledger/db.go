@@ -133,7 +133,7 @@ func New(cfg Config) (*DB, error) {
 		db.writer = make(chan struct{}, 1)
 	}
 	db.queue.init(cfg.MaxGroup, cfg.Committers)
-	db.heldDue.wants, db.slow.of = make(map[string]wanted), make(map[skuKey]*slowSKU)
+	db.heldDue.rows, db.slow.of = make(map[string]wanted), make(map[skuKey]*slowSKU)
 	db.exhausted.init(maxExhaustedIDs)
 	if db.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, err

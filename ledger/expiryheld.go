@@ -7,11 +7,11 @@ import (
 	"sync"
 )
 
-// heldDue remembers what an expiry left because somebody held its rows, so that the next
-// looks before it waits for them again.
+// heldDue remembers the rows for which an expiry left SKUs, because somebody held them, so
+// that the next looks before it waits for them again.
 type heldDue struct {
-	mu    sync.Mutex
-	wants map[string]wanted // by SKU
+	mu   sync.Mutex
+	rows map[string]wanted // by SKU
 }
 
 // stillHeld returns the SKUs whose rows the expiry before left and somebody still holds,
@@ -20,15 +20,15 @@ func (db *DB) stillHeld(ctx context.Context) map[string]error {
 	db.heldDue.mu.Lock()
 	defer db.heldDue.mu.Unlock()
 	broken := make(map[string]error)
-	if len(db.heldDue.wants) == 0 {
+	if len(db.heldDue.rows) == 0 {
 		return broken
 	}
-	held := db.heldAmong(ctx, slices.Collect(maps.Values(db.heldDue.wants)))
-	for sku := range db.heldDue.wants {
+	held := db.heldAmong(ctx, slices.Collect(maps.Values(db.heldDue.rows)))
+	for sku := range db.heldDue.rows {
 		if _, still := held[sku]; still {
 			broken[sku] = heldError(sku, nil)
 		} else {
-			delete(db.heldDue.wants, sku)
+			delete(db.heldDue.rows, sku)
 		}
 	}
 	return broken
@@ -46,16 +46,16 @@ func (e *expiry) leaveHeld(ctx context.Context) bool {
 	held := e.db.heldAmong(ctx, slices.Collect(maps.Values(wants)))
 	e.db.heldDue.mu.Lock()
 	defer e.db.heldDue.mu.Unlock()
-	for sku := range held {
+	for sku, rows := range held {
 		e.broken[sku] = heldError(sku, nil)
-		e.db.heldDue.wants[sku] = wants[sku]
+		e.db.heldDue.rows[sku] = rows
 		e.db.log.Warn("another transaction holds rows of a SKU: its orders expire later", "sku", sku)
 	}
 	return len(held) > 0
 }
 
 // heldAmong is findHeld on a connection of the jobs. What cannot be seen is not held.
-func (db *DB) heldAmong(ctx context.Context, wants []wanted) map[string]bool {
+func (db *DB) heldAmong(ctx context.Context, wants []wanted) map[string]wanted {
 	conn, err := connOf(ctx, db.pools.control)
 	if err != nil {
 		return nil

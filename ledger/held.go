@@ -46,16 +46,23 @@ func wantedBy(jobs []*job) []wanted {
 // lockedRow names a row that somebody held when it was looked at.
 type lockedRow struct {
 	sku, key string
-	table    int // in the order in which they are looked at
+	table    int
 }
+
+// The tables, in the order in which they are looked at.
+const (
+	stockTable = iota
+	ordersTable
+	buyersTable
+)
 
 // sight is the locked rows of one look. Of stock rows it has the figures too.
 type sight map[lockedRow]stockState
 
-// findHeld returns the SKUs of which one transaction holds a row: locked at two looks, and
-// unchanged between them. A row that gateways sell of is locked at most looks, but it
-// changes.
-func (db *DB) findHeld(ctx context.Context, conn *sql.Conn, wants []wanted) (map[string]bool, error) {
+// findHeld returns, by SKU, those of the rows that one transaction holds: locked at two
+// looks, and unchanged between them. A row that gateways sell of is locked at most looks,
+// but it changes.
+func (db *DB) findHeld(ctx context.Context, conn *sql.Conn, wants []wanted) (map[string]wanted, error) {
 	before, err := db.look(ctx, conn, wants)
 	if err != nil || len(before) == 0 {
 		return nil, err
@@ -65,11 +72,20 @@ func (db *DB) findHeld(ctx context.Context, conn *sql.Conn, wants []wanted) (map
 	if err != nil {
 		return nil, err
 	}
-	held := make(map[string]bool)
+	held := make(map[string]wanted)
 	for row, state := range now {
-		if was, ok := before[row]; ok && was == state {
-			held[row.sku] = true
+		if was, ok := before[row]; !ok || was != state {
+			continue
 		}
+		w := held[row.sku]
+		w.sku = row.sku
+		switch row.table {
+		case ordersTable:
+			w.orders = append(w.orders, sale.OrderID([]byte(row.key)))
+		case buyersTable:
+			w.users = append(w.users, row.key)
+		}
+		held[row.sku] = w
 	}
 	return held, nil
 }
@@ -82,7 +98,7 @@ func (db *DB) look(ctx context.Context, conn *sql.Conn, wants []wanted) (sight, 
 	locked := make(sight)
 	var readers []func(*sql.Rows) error
 	for _, tail := range []string{db.dialect.skipLocked(), ""} {
-		for table, appendLook := range []func(*script, []wanted){appendStockLook, appendOrdersLook, appendBuyersLook} {
+		for table, appendLook := range []func(*script, []wanted){stockTable: appendStockLook, ordersTable: appendOrdersLook, buyersTable: appendBuyersLook} {
 			appendLook(s, wants)
 			s.raw(tail)
 			s.endWith(selects, 0)

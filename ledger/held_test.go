@@ -314,3 +314,42 @@ func TestStoppingWithAHeldSKU(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestALineIsTriedByOneAtATime: a group that was begun before its SKU was put apart comes
+// back while the quarantine is trying the SKU. Its calls wait their turn, and none is lost.
+func TestALineIsTriedByOneAtATime(t *testing.T) {
+	var q groupQueue
+	q.init(100, 2)
+	sku := &sale.SKU{Name: "shoe", Currency: "EUR", Segments: 1}
+	begun := func(user string) *job {
+		c, err := newCall(direct(sku, claim(sku, user, "1", 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.arrivals++
+		c.number, c.begun = q.arrivals, true
+		return &job{sku: sku, parts: []part{{call: c}}}
+	}
+	first, second := begun("ann"), begun("bob")
+	rows := wanted{sku: sku.Name}
+	if !q.hold(first, rows, true, shared) {
+		t.Error("the line is not new")
+	}
+	lines, calls := q.take([]string{sku.Name}, 10)
+	if len(lines) != 1 || len(calls) != 1 {
+		t.Fatalf("%d lines and %d calls are taken", len(lines), len(calls))
+	}
+	if q.hold(second, rows, true, shared) {
+		t.Error("the line is new again")
+	}
+	if again, _ := q.take([]string{sku.Name}, 10); len(again) != 0 {
+		t.Error("two try the line at once")
+	}
+	if q.hold(first, rows, false, freed); lines[0].taken || len(lines[0].calls) != 2 || lines[0].calls[0] != first.parts[0].call {
+		t.Errorf("put back, the line has %d calls", len(lines[0].calls))
+	}
+	lines, calls = q.take([]string{sku.Name}, 1)
+	if free := q.release(lines); len(calls) != 1 || len(free) != 1 || len(q.waiting.calls) != 1 || len(q.quarantine) != 0 {
+		t.Errorf("%d lines are let go, and %d calls wait for a group", len(free), len(q.waiting.calls))
+	}
+}

@@ -31,8 +31,8 @@ type line struct {
 	since time.Time
 	tried time.Time // when its rows were last waited for
 	taken bool      // a committer is trying it
-	// seen says that somebody was seen holding rows of wants; where not, it is here because
-	// nobody could say which SKU of a group it was.
+	// seen says that somebody was seen holding rows, those of wants; where not, it is here
+	// because nobody could say which SKU of a group it was.
 	seen  bool
 	wants wanted
 	// unseeable says that a look does not show when it is free.
@@ -104,12 +104,11 @@ func (l *line) join(j *job, tried bool) {
 // nobody is seen to hold any, the lock may be gone: all go again. If that has been so
 // before, all are put apart, where they are tried one by one.
 func (c *committer) setApart(jobs []*job, again bool) (rest []*job) {
-	var held map[string]bool
-	wants := wantedBy(jobs)
+	var held map[string]wanted
 	if c.role == shared {
 		err := c.connect()
 		if err == nil {
-			held, err = c.db.findHeld(context.Background(), c.conn, wants)
+			held, err = c.db.findHeld(context.Background(), c.conn, wantedBy(jobs))
 		}
 		if err != nil {
 			c.db.log.Warn("it cannot be seen whose rows are held", "error", err)
@@ -119,13 +118,14 @@ func (c *committer) setApart(jobs []*job, again bool) (rest []*job) {
 			return jobs
 		}
 	}
-	for i, j := range jobs {
-		seen := held[j.sku.Name]
+	for _, j := range jobs {
+		rows, seen := held[j.sku.Name]
 		if len(held) > 0 && !seen {
 			rest = append(rest, j)
 			continue
 		}
-		if c.db.queue.hold(j, wants[i], seen, c.role) {
+		rows.sku = j.sku.Name
+		if c.db.queue.hold(j, rows, seen, c.role) {
 			c.db.metrics.quarantined.Inc()
 			c.db.metrics.held.Inc()
 			c.db.log.Warn("another transaction holds rows of a SKU: its claims wait apart", "sku", j.sku.Name, "seen", seen)
@@ -135,9 +135,9 @@ func (c *committer) setApart(jobs []*job, again bool) (rest []*job) {
 }
 
 // hold puts a job's calls back into the SKU's line, and makes it where there is none, with
-// those that wait for a committer. Once the queue is closed they are answered instead. It
-// reports whether the line is new.
-func (q *groupQueue) hold(j *job, wants wanted, seen bool, by role) (fresh bool) {
+// those that wait for a committer. rows are those that were seen to be held. Once the queue
+// is closed they are answered instead. It reports whether the line is new.
+func (q *groupQueue) hold(j *job, rows wanted, seen bool, by role) (fresh bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
@@ -148,13 +148,15 @@ func (q *groupQueue) hold(j *job, wants wanted, seen bool, by role) (fresh bool)
 	}
 	l := q.quarantine[j.sku.Name]
 	if fresh = l == nil; fresh {
-		l = &line{sku: j.sku.Name, since: time.Now(), wants: wants}
+		l = &line{sku: j.sku.Name, since: time.Now(), wants: rows}
 		q.quarantine[l.sku] = l
 		mine := func(c *call) bool { return c.batch.SKU.Name == l.sku }
 		l.calls = append(q.waiting.remove(mine), q.around.remove(mine)...)
 		q.lines.Broadcast()
 	}
-	l.taken, l.tried = false, time.Now()
+	if l.tried = time.Now(); by != shared {
+		l.taken = false
+	}
 	l.seen, l.unseeable = l.seen || seen, l.unseeable || !seen && by != patient
 	l.join(j, by != shared)
 	return fresh
@@ -293,14 +295,14 @@ func (db *DB) runFreed() {
 // free returns those of the SKUs whose rows nobody holds, or all. Where that cannot be
 // seen, the tries find out.
 func (c *committer) free(wants []wanted, all bool) (names []string) {
-	var held map[string]bool
+	var held map[string]wanted
 	if err := c.connect(); err == nil && !all && len(wants) > 0 {
 		if held, err = c.db.findHeld(context.Background(), c.conn, wants); err != nil {
 			c.drop()
 		}
 	}
 	for i := range wants {
-		if !held[wants[i].sku] {
+		if _, is := held[wants[i].sku]; !is {
 			names = append(names, wants[i].sku)
 		}
 	}
@@ -322,7 +324,7 @@ func (db *DB) runPatient() {
 		case len(lines) == 0:
 			time.Sleep(lookApart)
 		case c.settleApart(lines, calls):
-			together *= 2
+			together = min(2*together, db.cfg.MaxGroup)
 		default:
 			together = 1
 		}
