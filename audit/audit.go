@@ -69,6 +69,8 @@ type Results interface {
 	EachEvent(ctx context.Context, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error
 	// Decode reads an outbox row's payload.
 	Decode(payload []byte) (sale.Kind, []sale.Order, error)
+	// CompareStreams says, a line each, how the streams differ from what is configured.
+	CompareStreams(ctx context.Context) ([]string, error)
 	// Parked is how many units the shield took for claims in the backlog.
 	Parked(ctx context.Context, sku string) (int64, error)
 }
@@ -132,6 +134,7 @@ func (a *Auditor) Audit(ctx context.Context) (Report, error) {
 		return Report{}, fmt.Errorf("audit: %w", err)
 	}
 	a.checkResults(ctx, &r)
+	a.checkStreams(ctx, &r)
 	a.checkShield(ctx, &r)
 	return r, nil
 }

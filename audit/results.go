@@ -133,6 +133,22 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) {
 	}
 }
 
+// checkStreams warns of streams that are not as configured: that is no broken promise yet,
+// but less than somebody counts on, or the reason why nothing is parked.
+func (a *Auditor) checkStreams(ctx context.Context, r *Report) {
+	c := Check{warning: true, Checked: sale.Checked{Check: "results_streams", Promise: "the streams are as the configuration says"}}
+	if a.results == nil {
+		c.notMade = errNotConfigured.Error()
+	} else if lines, err := a.results.CompareStreams(ctx); err != nil {
+		c.notMade = err.Error()
+	} else {
+		for _, line := range lines {
+			a.add(&c, sale.Finding{Detail: line})
+		}
+	}
+	r.Checks = append(r.Checks, c)
+}
+
 // run makes as many passes as the orders need to be in memory within the bound.
 func (c *resultsCheck) run(ctx context.Context) error {
 	var err error

@@ -31,6 +31,7 @@ type world struct {
 	copies  []sale.ShieldCopy
 	heat    sale.Heat
 	parked  int64
+	differs []string // of the streams
 	checks  []sale.Checked
 	away    map[string]error
 	step    func() // called whenever somebody reads: the world moves on
@@ -252,6 +253,10 @@ func (w streamed) Decode(payload []byte) (sale.Kind, []sale.Order, error) {
 		return "", nil, errors.New("no events")
 	}
 	return m.kind, m.orders, nil
+}
+
+func (w streamed) CompareStreams(context.Context) ([]string, error) {
+	return w.differs, w.read("nats")
 }
 
 func (w streamed) Parked(context.Context, string) (int64, error) { return w.parked, w.read("nats") }

@@ -353,7 +353,12 @@ type fakePaths struct{}
 
 func (fakePaths) Path(*sale.SKU) string { return "shield" }
 
-type fakeReadiness struct{ ready atomic.Bool }
+type fakeReadiness struct {
+	ready   atomic.Bool
+	details []string
+}
+
+func (r *fakeReadiness) Details() []string { return r.details }
 
 func (r *fakeReadiness) Ready() bool { return r.ready.Load() }
 

@@ -140,8 +140,12 @@ type Breakers interface {
 	ForceBreaker(ctx context.Context, scope sale.BreakerScope, o sale.BreakerOrder) (sale.BreakerStatus, error)
 }
 
-// Readiness says whether the ledger was proved.
-type Readiness interface{ Ready() bool }
+// Readiness says whether the ledger was proved, and, a line each, what operators should
+// know of the parts though buyers can be served.
+type Readiness interface {
+	Ready() bool
+	Details() []string
+}
 
 // Paths says which way a SKU's claims take now: "shield" or "around".
 type Paths interface{ Path(sku *sale.SKU) string }

@@ -4,6 +4,8 @@ import (
 	_ "embed"
 
 	"github.com/gofiber/fiber/v2"
+
+	"flashgate/sale"
 )
 
 // The documents of the two listeners; a test compares them with the tables of routes.
@@ -42,4 +44,22 @@ func (g *Gateway) readyz(c *fiber.Ctx) error {
 	}
 	g.proved.Store(true)
 	return g.json(c, answerOK, []byte(`{"status":"ready"}`))
+}
+
+// readyzDetails is readyz for operators, with what is not as it should be though buyers
+// can be served.
+func (g *Gateway) readyzDetails(c *fiber.Ctx) error {
+	details := g.deps.Readiness.Details()
+	if err := g.readyz(c); err != nil || len(details) == 0 || c.Response().StatusCode() != fiber.StatusOK {
+		return err
+	}
+	b := []byte(`{"status":"ready","details":[`)
+	for i, d := range details {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = sale.AppendString(b, d)
+	}
+	c.Context().Response.SetBodyRaw(append(b, "]}"...))
+	return nil
 }

@@ -239,6 +239,15 @@ func TestHealth(t *testing.T) {
 	if r := ready(); r.status != 200 {
 		t.Errorf("a ledger that fails later must not empty the load balancer: %d", r.status)
 	}
+	w.ready.details = []string{`one "thing"`, "another"}
+	for _, c := range []struct {
+		ask  func(testing.TB, call) reply
+		want string
+	}{{w.buyer, `{"status":"ready"}`}, {w.operator, `{"status":"ready","details":["one \"thing\"","another"]}`}} {
+		if r := c.ask(t, call{method: "GET", path: "/readyz"}); r.status != 200 || r.body != c.want {
+			t.Errorf("%d %s, want %s", r.status, r.body, c.want)
+		}
+	}
 	w.g.draining.Store(true)
 	ready().check(t, 503, "shutting_down")
 }

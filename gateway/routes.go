@@ -35,7 +35,7 @@ func (g *Gateway) buyerRoutes() []route {
 func (g *Gateway) operatorRoutes() []route {
 	routes := []route{
 		{method: fiber.MethodGet, path: "/livez", handler: g.livez, open: true},
-		{method: fiber.MethodGet, path: "/readyz", handler: g.readyz, open: true},
+		{method: fiber.MethodGet, path: "/readyz", handler: g.readyzDetails, open: true},
 		{method: fiber.MethodGet, path: "/problems/:code", handler: g.problemPage},
 		{method: fiber.MethodGet, path: "/openapi.yaml", handler: g.document(operatorsAPI)},
 		{method: fiber.MethodGet, path: "/v1/skus", handler: g.listSKUs},

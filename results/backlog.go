@@ -91,8 +91,9 @@ func (b *Backlog) Look(ctx context.Context) error {
 	return nil
 }
 
-// Usable reports whether NATS is connected.
-func (b *Backlog) Usable() bool { return b.conn.Connected() }
+// Usable reports whether claims could be parked now: NATS is connected, and what is
+// parked can be drained.
+func (b *Backlog) Usable() bool { return b.conn.Connected() && b.conn.BacklogReady() }
 
 // Waiting is about how many claims of the SKU are parked, of all gateways, as far as
 // this one knows: it knows its own at once and others' after a look, and counts those
@@ -171,8 +172,12 @@ func (p *parking) run(ctx context.Context, resendAfter time.Duration) {
 		return
 	}
 	p.done = make([]bool, len(p.msgs))
-	if !p.conn.Connected() {
+	switch {
+	case !p.conn.Connected():
 		p.fail(fmt.Errorf("%w: %w", sale.ErrUnavailable, nats.ErrDisconnected))
+		return
+	case !p.conn.BacklogReady():
+		p.fail(fmt.Errorf("%w: nobody could drain what is parked", sale.ErrUnavailable))
 		return
 	}
 	p.inbox = p.conn.nc.NewInbox() + "."

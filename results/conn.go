@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,8 +23,8 @@ type Config struct {
 	// Name is shown in the server's list of connections.
 	Name string
 
-	// Streams is how Run keeps the streams; zero for commands, which leave them to the
-	// gateways and do not call Run.
+	// Streams is how Run keeps the streams. Commands, which do not call Run, leave them to
+	// the gateways, and only compare.
 	Streams StreamConfig
 
 	Log        *slog.Logger
@@ -41,8 +40,10 @@ const (
 	// Soon enough that NATS is used again well within five seconds of its return.
 	reconnectWait   = 250 * time.Millisecond
 	reconnectJitter = 250 * time.Millisecond
-	// How often streams that could not be ensured are tried again.
-	ensureEvery = time.Second
+	// How often streams that cannot be used are looked at again, and how often those that
+	// can, though they are not what the configuration says.
+	keepSoon = time.Second
+	keepLate = time.Minute
 	// A call to a stream that takes longer has failed: longer than an election of the
 	// stream's leader takes as a rule.
 	askTimeout = 3 * time.Second
@@ -58,9 +59,9 @@ type Conn struct {
 	// The constants askTimeout and duplicateWindow, but for tests.
 	askTimeout, duplicates time.Duration
 
-	ensured atomic.Bool
-	up      chan struct{} // holds one token per (re)connection not yet looked at
-	closed  chan struct{} // closed by the client library's last callback
+	kept   [2]keptStream // results and backlog
+	up     chan struct{} // holds a token when the streams have to be looked at
+	closed chan struct{} // closed by the client library's last callback
 }
 
 // Connect begins to connect and returns at once; an error means that the
@@ -104,12 +105,6 @@ func Connect(cfg Config) (*Conn, error) {
 
 func (c *Conn) options() []nats.Option {
 	log := c.cfg.Log
-	wake := func() {
-		select {
-		case c.up <- struct{}{}:
-		default:
-		}
-	}
 	opts := []nats.Option{
 		nats.Name(c.cfg.Name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(),
@@ -121,11 +116,11 @@ func (c *Conn) options() []nats.Option {
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			log.Info("nats connected", "url", nc.ConnectedUrlRedacted())
-			wake()
+			c.look()
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			log.Info("nats reconnected", "url", nc.ConnectedUrlRedacted())
-			wake()
+			c.look()
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -146,40 +141,45 @@ func (c *Conn) options() []nats.Option {
 	return opts
 }
 
-// Run keeps the streams in being: it ensures them whenever a connection has come
+// Run keeps the streams in being: it looks at them whenever a connection has come
 // about (a server may have come back without its store), until ctx ends.
 func (c *Conn) Run(ctx context.Context) error {
+	timer := time.NewTimer(keepLate)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.up:
+		case <-timer.C:
 		}
-		for c.Connected() {
-			err := c.ensureStreams(ctx)
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				return nil
-			}
-			c.cfg.Log.Warn("the streams cannot be ensured yet", "err", err)
-			timer := time.NewTimer(ensureEvery)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return nil
-			case <-timer.C:
-			}
+		if !c.Connected() {
+			continue // the connection says when it is there
 		}
+		if again := c.keepStreams(ctx); again > 0 {
+			timer.Reset(again)
+		}
+	}
+}
+
+// look has Run look at the streams.
+func (c *Conn) look() {
+	select {
+	case c.up <- struct{}{}:
+	default:
 	}
 }
 
 // Connected reports whether there is a connection now.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 
-// Ready reports whether the streams have been ensured since the start.
-func (c *Conn) Ready() bool { return c.ensured.Load() }
+// ResultsReady reports whether events can be published: the same to whoever does so at
+// once and to whoever does so later.
+func (c *Conn) ResultsReady() bool { return c.kept[keptResults].usable() }
+
+// BacklogReady reports whether claims can be parked and drained: never one without the
+// other.
+func (c *Conn) BacklogReady() bool { return c.kept[keptBacklog].usable() }
 
 // Answers asks the server at the other end of this connection for a sign of life, and
 // nothing of its streams.
@@ -190,13 +190,19 @@ func (c *Conn) Answers(ctx context.Context) error {
 	return nil
 }
 
-// Ping proves that NATS answers and that the results stream can be published to.
+// Ping proves that NATS answers and that events can be published.
 func (c *Conn) Ping(ctx context.Context) error {
 	if !c.Connected() {
 		return fmt.Errorf("nats: %w", nats.ErrDisconnected)
 	}
 	if _, err := c.js.Stream(ctx, resultsStream); err != nil {
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			c.look()
+		}
 		return fmt.Errorf("nats stream %s: %w", resultsStream, err)
+	}
+	if !c.ResultsReady() {
+		return fmt.Errorf("nats stream %s cannot be used: %v", resultsStream, c.kept[keptResults].notes())
 	}
 	return nil
 }

@@ -91,9 +91,12 @@ func connect(t *testing.T, cfg Config) *Conn {
 func connected(t *testing.T, cfg Config) *Conn {
 	t.Helper()
 	c := connect(t, cfg)
-	testenv.Eventually(t, c.Ready, "the streams stand")
+	testenv.Eventually(t, c.ready, "the streams stand")
 	return c
 }
+
+// ready reports whether both streams can be used.
+func (c *Conn) ready() bool { return c.ResultsReady() && c.BacklogReady() }
 
 // stored is a message of the results stream.
 type stored struct {
@@ -170,11 +173,11 @@ func TestServerAwayAtTheStart(t *testing.T) {
 	n := testenv.NATS(t)
 	n.Kill()
 	c := connect(t, Config{URL: n.URL})
-	if c.Connected() || c.Ready() || c.Ping(context.Background()) == nil {
+	if c.Connected() || c.ready() || c.Ping(context.Background()) == nil {
 		t.Error("connected to a server that is away")
 	}
 	n.Restart(t)
-	testenv.Eventually(t, c.Ready, "the streams stand soon after the server came")
+	testenv.Eventually(t, c.ready, "the streams stand soon after the server came")
 	testenv.Eventually(t, func() bool { return c.Ping(patient(t)) == nil }, "a ping is answered")
 	n.Stop()
 	// A signal takes a moment to reach all of the server's threads, and a connection that

@@ -240,8 +240,8 @@ func BenchmarkPublisher(b *testing.B) {
 	n := testenv.NATS(b)
 	c := connecting(b, Config{URL: n.URL})
 	testenv.Eventually(b, c.Connected, "connected")
-	if err := c.ensureStreams(b.Context()); err != nil {
-		b.Fatal(err)
+	if c.keepStreams(b.Context()); !c.ResultsReady() {
+		b.Fatal(c.Details())
 	}
 	got := make(chan int, 1<<20)
 	p := newPublisher(b, c, func(ids []int64) { got <- len(ids) })

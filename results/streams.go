@@ -1,9 +1,10 @@
 package results
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -39,19 +40,7 @@ func (s *StreamConfig) validate() error {
 	return nil
 }
 
-// ensureStreams creates the streams, or brings them to what the configuration says.
-func (c *Conn) ensureStreams(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for _, s := range c.streams() {
-		if _, err := c.js.CreateOrUpdateStream(ctx, s); err != nil {
-			return fmt.Errorf("stream %s: %w", s.Name, err)
-		}
-	}
-	c.ensured.Store(true)
-	return nil
-}
-
+// streams is how the configuration wants them.
 func (c *Conn) streams() []jetstream.StreamConfig {
 	cfg := &c.cfg.Streams
 	return []jetstream.StreamConfig{
@@ -80,4 +69,60 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			Duplicates: c.duplicates,
 		},
 	}
+}
+
+// difference is something in which a stream is not as the configuration says.
+type difference struct {
+	what  string
+	fatal bool // as long as it is so, the stream cannot be used
+	mend  func(*jetstream.StreamConfig)
+}
+
+// differences compares only what the configuration speaks of: placement, size and the
+// like are for operators to set. What could lose a parked claim is fatal.
+func differences(have, want *jetstream.StreamConfig) []difference {
+	var out []difference
+	add := func(differs, fatal bool, mend func(*jetstream.StreamConfig), what string, args ...any) {
+		if differs {
+			out = append(out, difference{fmt.Sprintf(what, args...), fatal, mend})
+		}
+	}
+	parked := want.Name == backlogStream
+	for _, subject := range want.Subjects {
+		covered := slices.ContainsFunc(have.Subjects, func(s string) bool { return covers(s, subject) })
+		add(!covered, true, func(c *jetstream.StreamConfig) { c.Subjects = append(slices.Clone(c.Subjects), subject) }, "it does not take %s", subject)
+	}
+	add(have.Retention != want.Retention, true, func(c *jetstream.StreamConfig) { c.Retention = want.Retention },
+		"its retention is %s, not %s", have.Retention, want.Retention)
+	add(have.NoAck, true, func(c *jetstream.StreamConfig) { c.NoAck = false }, "it acknowledges nothing")
+	add(have.Storage != want.Storage, parked, func(c *jetstream.StreamConfig) { c.Storage = want.Storage },
+		"its storage is %s, not %s", have.Storage, want.Storage)
+	add(have.Replicas != want.Replicas, false, func(c *jetstream.StreamConfig) { c.Replicas = want.Replicas },
+		"it has %d replicas, not %d", have.Replicas, want.Replicas)
+	add(have.Duplicates < want.Duplicates, false, func(c *jetstream.StreamConfig) { c.Duplicates = want.Duplicates },
+		"it knows repeats for %v, not for %v", have.Duplicates, want.Duplicates)
+	add(have.MaxAge != want.MaxAge, parked, func(c *jetstream.StreamConfig) { c.MaxAge = want.MaxAge },
+		"it keeps messages for %v, not for %v (0s is for ever)", have.MaxAge, want.MaxAge)
+	if parked {
+		add(have.Discard != want.Discard, true, func(c *jetstream.StreamConfig) { c.Discard = want.Discard }, "when it is full it drops what is parked")
+		add(have.MaxMsgsPerSubject > 0, true, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = -1 }, "it keeps only %d claims of a SKU", have.MaxMsgsPerSubject)
+		add(have.MaxMsgs != want.MaxMsgs, false, func(c *jetstream.StreamConfig) { c.MaxMsgs = want.MaxMsgs },
+			"it has room for %d claims, not for %d", have.MaxMsgs, want.MaxMsgs)
+	}
+	return out
+}
+
+// covers reports whether a stream with the subject gets all that is published on the
+// other one.
+func covers(subject, other string) bool {
+	have, want := strings.Split(subject, "."), strings.Split(other, ".")
+	for i, token := range have {
+		switch {
+		case token == ">":
+			return len(want) > i
+		case i >= len(want) || want[i] == ">" || token != "*" && token != want[i]:
+			return false
+		}
+	}
+	return len(have) == len(want)
 }

@@ -113,14 +113,14 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	panel := fallback.NewPanel(instance(), a.ledger, shieldBreaker, ledgerBreaker, natsBreaker)
 	a.gateway, err = gateway.New(gatewayConfig(cfg, log, reg), gateway.Deps{
 		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: a.ledger, Shield: guardedShield,
-		Breakers: panel, Paths: a.checkout, Readiness: a.ledger, Auditor: reported{auditor},
+		Breakers: panel, Paths: a.checkout, Readiness: readiness{a.ledger, a.nats}, Auditor: reported{auditor},
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.ledger.SetHooks(ledger.Hooks{
 		Committed: func(rows []sale.OutboxRow) {
-			if natsBreaker.Usable() { // else the outbox keeps them for the relay
+			if natsBreaker.Usable() && a.nats.ResultsReady() { // else the outbox keeps them for the relay
 				a.publisher.Publish(rows)
 			}
 		},
@@ -131,11 +131,11 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 
 	natsPulse, redisPulse := fallback.NewPulse(a.nats.Answers), fallback.NewPulse(a.shield.Answers)
 	ledgerUp := func() bool { return !ledgerBreaker.Open() }
-	natsUp := func() bool { return !natsBreaker.Open() && a.nats.Ready() && natsPulse.Alive() }
+	natsUp := func() bool { return !natsBreaker.Open() && natsPulse.Alive() }
 	redisUp := func() bool { return !shieldBreaker.Open() && redisPulse.Alive() }
 	a.jobs, err = jobs.New(jobs.Config{Holder: holder(), Log: log.With("part", "jobs"), Registerer: reg}, a.ledger.Leases(),
-		jobs.Job{Name: "relay", Every: relayEvery, Within: hungAfter, Able: natsUp, Run: anyLeader(relay.Pass)},
-		jobs.Job{Name: "drain", Every: drainEvery, Within: hungAfter, Able: func() bool { return ledgerUp() && natsUp() }, Run: anyLeader(func(ctx context.Context) error {
+		jobs.Job{Name: "relay", Every: relayEvery, Within: hungAfter, Able: func() bool { return natsUp() && a.nats.ResultsReady() }, Run: anyLeader(relay.Pass)},
+		jobs.Job{Name: "drain", Every: drainEvery, Within: hungAfter, Able: func() bool { return ledgerUp() && natsUp() && a.nats.BacklogReady() }, Run: anyLeader(func(ctx context.Context) error {
 			return a.backlog.Drain(ctx, a.checkout.SettleParked)
 		})},
 		jobs.Job{Name: "reconcile", Every: cfg.Reconcile.Period, Within: hungAfter, Able: func() bool { return ledgerUp() && redisUp() }, Run: anyLeader(func(ctx context.Context) error {

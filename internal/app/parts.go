@@ -94,10 +94,10 @@ func withParts(ctx context.Context, s source, fn func(context.Context, *parts) e
 }
 
 // connect begins to connect to NATS, and gives it a while to answer: whoever needs it
-// says so. It does not touch the streams: those are the gateways'.
+// says so. It does not touch the streams, which are the gateways': it compares them.
 func (p *parts) connect(ctx context.Context, cfg configs.Config) (err error) {
 	p.nats, err = results.Connect(results.Config{
-		URL: cfg.NATS.URL, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate command",
+		URL: cfg.NATS.URL, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate command", Streams: streamConfig(cfg),
 	})
 	if err != nil {
 		return err

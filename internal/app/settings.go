@@ -34,9 +34,12 @@ func ledgerConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registere
 func natsConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, embedded *results.Embedded) results.Config {
 	return results.Config{
 		URL: cfg.NATS.URL, Embedded: embedded, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate " + instance(),
-		Streams: results.StreamConfig{Replicas: cfg.NATS.Replicas, MaxAge: cfg.NATS.ResultsMaxAge, BacklogCapacity: int64(cfg.Backlog.Capacity)},
-		Log:     log.With("part", "results"), Registerer: reg,
+		Streams: streamConfig(cfg), Log: log.With("part", "results"), Registerer: reg,
 	}
+}
+
+func streamConfig(cfg configs.Config) results.StreamConfig {
+	return results.StreamConfig{Replicas: cfg.NATS.Replicas, MaxAge: cfg.NATS.ResultsMaxAge, BacklogCapacity: int64(cfg.Backlog.Capacity)}
 }
 
 // shieldConfig is the shield's; a nil backlog is one in which nothing is parked.

@@ -1,0 +1,246 @@
+package results
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"flashgate/internal/testenv"
+	"flashgate/sale"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// wished is what the tests' second gateway asks for.
+func wished(replicas int, capacity int64) StreamConfig {
+	return StreamConfig{Replicas: replicas, BacklogCapacity: capacity}
+}
+
+// keeping connects and keeps the streams, and asks with a time limit of its own, since
+// some of its calls are never answered. What a busy machine delays is asked again.
+func keeping(t *testing.T, cfg Config) *Conn {
+	t.Helper()
+	c := connecting(t, cfg)
+	c.askTimeout = 2 * time.Second
+	during(t, c.Run)
+	return c
+}
+
+// operator is somebody else at the same server.
+func operator(t *testing.T, url string, opts ...nats.Option) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(url, append(opts, nats.Timeout(testenv.Patience))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// says reports whether a line of the details has all of these words.
+func says(c *Conn, words ...string) bool {
+	for _, line := range c.Details() {
+		all := true
+		for _, w := range words {
+			all = all && strings.Contains(line, w)
+		}
+		if all {
+			return true
+		}
+	}
+	return false
+}
+
+// checkBoth holds producer and consumer to one state: what is usable takes events and
+// claims and gives them out again, what is not takes none.
+func checkBoth(t *testing.T, c *Conn, usable bool) {
+	t.Helper()
+	b, err := NewBacklog(BacklogConfig{MaxBatch: 8}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Usable() != usable {
+		t.Errorf("the backlog is usable: %v; %v", b.Usable(), c.Details())
+	}
+	var drained int
+	testenv.Eventually(t, func() bool { // a call may take longer than its limit
+		ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
+		defer cancel()
+		errs := b.Park(ctx, "phone", []sale.Parked{wish("phone", "ada")})
+		if usable != (errs[0] == nil) || !usable && !errors.Is(errs[0], sale.ErrUnavailable) {
+			t.Fatalf("a claim is parked: %v", errs[0])
+		}
+		if !usable {
+			return true
+		}
+		err := b.Drain(ctx, func(_ context.Context, _ string, claims []sale.Parked) error {
+			drained += len(claims)
+			return nil
+		})
+		return err == nil && drained > 0
+	}, "what is parked is drained")
+}
+
+// Three replicas asked of one server, over streams that have one: they are used as they
+// are, and whatever else was asked for is done.
+func TestStreamsThatCannotHaveTheirReplicas(t *testing.T) {
+	n := testenv.NATS(t)
+	connected(t, Config{URL: n.URL, Streams: wished(1, 1000)})
+	c := keeping(t, Config{URL: n.URL, Streams: wished(3, 2000)})
+	testenv.Eventually(t, func() bool {
+		return c.ready() && says(c, resultsStream, "1 replicas, not 3", "cannot be changed") && says(c, backlogStream, "1 replicas, not 3") && len(c.Details()) == 2
+	}, "they are used as they are")
+	checkBoth(t, c, true)
+	s, err := c.js.Stream(patient(t), backlogStream)
+	if err != nil || s.CachedInfo().Config.MaxMsgs != 2000 {
+		t.Errorf("the capacity is not what was asked for: %v", err)
+	}
+	o := newOutbox()
+	o.commit(sale.KindReserved, sold("phone", "ada", 1))
+	if err := newRelay(t, c, o, RelayConfig{}).Pass(t.Context()); err != nil || o.pending() > 0 {
+		t.Errorf("an event is not published: %v", err)
+	}
+}
+
+// A server on which the streams were never made, and cannot be: nothing is parked.
+func TestStreamsThatCannotBeMade(t *testing.T) {
+	n := testenv.NATS(t)
+	c := keeping(t, Config{URL: n.URL, Streams: wished(3, 2000)})
+	testenv.Eventually(t, func() bool { return says(c, backlogStream, "cannot be used", "replicas") }, "it is known why")
+	if c.ResultsReady() || c.Ping(patient(t)) == nil {
+		t.Error("events could be published")
+	}
+	checkBoth(t, c, false)
+}
+
+// permitted starts a server at which the user "gateway" may not do some calls of the
+// JetStream API, and returns both users' URLs.
+func permitted(t *testing.T, denied ...string) (gateway, owner string) {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "nats.conf")
+	text := fmt.Sprintf(`accounts { A {
+  jetstream: enabled
+  users: [
+    {user: owner, password: p},
+    {user: gateway, password: p, permissions: {publish: {deny: ["%s"]}}}
+  ]
+} }
+`, strings.Join(denied, `","`))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := testenv.NATS(t, "-c", config)
+	at := strings.TrimPrefix(n.URL, "nats://")
+	return "nats://gateway:p@" + at, "nats://owner:p@" + at
+}
+
+// A user who may not make or change streams uses those that somebody else made.
+func TestStreamsThatThisUserMayNotChange(t *testing.T) {
+	gateway, owner := permitted(t, "$JS.API.STREAM.UPDATE.*", "$JS.API.STREAM.CREATE.*")
+	other := connected(t, Config{URL: owner, Streams: wished(1, 1000)})
+	checkBoth(t, other, true)
+	c := keeping(t, Config{URL: gateway, Streams: wished(1, 2000)})
+	testenv.Eventually(t, c.ready, "they are used at once")
+	checkBoth(t, c, true)
+	testenv.Eventually(t, func() bool {
+		return says(c, backlogStream, "room for 1000 claims, not for 2000", "cannot be changed")
+	}, "it is said what they lack")
+	if says(c, "cannot be used") || c.Ping(patient(t)) != nil {
+		t.Errorf("%v", c.Details())
+	}
+	command := connecting(t, Config{URL: gateway, Streams: wished(1, 3000)})
+	testenv.Eventually(t, command.Connected, "a command is connected")
+	if lines, err := command.CompareStreams(patient(t)); err != nil || len(lines) != 1 || !strings.Contains(lines[0], "not for 3000") {
+		t.Errorf("a command sees %v, %v", lines, err)
+	}
+	// Somebody else changes it, and it is seen.
+	s, err := other.js.Stream(patient(t), backlogStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.CachedInfo().Config
+	cfg.MaxMsgs = 2000
+	if _, err := other.js.UpdateStream(patient(t), cfg); err != nil {
+		t.Fatal(err)
+	}
+	c.look()
+	testenv.Eventually(t, func() bool { return len(c.Details()) == 0 && c.ready() }, "nothing is left to say")
+}
+
+// A user who may park but not delete, or not read, could park what nobody drains.
+func TestABacklogThatCannotBeDrained(t *testing.T) {
+	for what, denied := range map[string]string{
+		"delete": "$JS.API.STREAM.PURGE." + backlogStream,
+		"read":   "$JS.API.CONSUMER.CREATE." + backlogStream + ".>",
+		"park":   backlogPrefix + ">",
+	} {
+		t.Run(what, func(t *testing.T) {
+			gateway, owner := permitted(t, denied)
+			other := connected(t, Config{URL: owner, Streams: wished(1, 1000)})
+			c := keeping(t, Config{URL: gateway, Streams: wished(1, 1000)})
+			testenv.Eventually(t, c.ResultsReady, "events can be published")
+			testenv.Eventually(t, func() bool { return says(c, backlogStream, "cannot be used") && !says(c, "looked at yet") }, "it is known why")
+			checkBoth(t, c, false)
+			s, err := other.js.Stream(patient(t), backlogStream)
+			if err != nil || s.CachedInfo().State.LastSeq != 0 {
+				t.Errorf("something was parked: %v", err)
+			}
+		})
+	}
+}
+
+// What operators set and the configuration does not speak of stays; what could lose a
+// parked claim is put right before anything is parked, and what is gone is made again.
+func TestWhatOperatorsSet(t *testing.T) {
+	n := testenv.NATS(t)
+	js := operator(t, n.URL)
+	_, err := js.CreateStream(patient(t), jetstream.StreamConfig{
+		Name: backlogStream, Description: "mine", Subjects: []string{backlogPrefix + "*", "mine.>"}, Storage: jetstream.FileStorage,
+		Discard: jetstream.DiscardOld, MaxMsgs: 50, MaxMsgsPerSubject: 3, MaxAge: 3 * time.Hour, MaxBytes: 1 << 30, Duplicates: 2 * time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := connected(t, Config{URL: n.URL, Streams: wished(1, 1000)})
+	testenv.Eventually(t, func() bool { return len(c.Details()) == 0 }, "everything is put right: %v", c.Details())
+	s, err := js.Stream(patient(t), backlogStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := s.CachedInfo().Config
+	if got.Description != "mine" || len(got.Subjects) != 2 || got.MaxBytes != 1<<30 || got.Duplicates != 2*time.Hour {
+		t.Errorf("what an operator set is gone: %+v", got)
+	}
+	if got.Discard != jetstream.DiscardNew || got.MaxMsgs != 1000 || got.MaxMsgsPerSubject > 0 || got.MaxAge != 0 {
+		t.Errorf("a parked claim can be lost: %+v", got)
+	}
+	checkBoth(t, c, true)
+	if err := js.DeleteStream(patient(t), resultsStream); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, func() bool { return c.Ping(patient(t)) == nil }, "the stream is made again")
+}
+
+func TestCovers(t *testing.T) {
+	for _, c := range []struct {
+		subject, other string
+		want           bool
+	}{
+		{"a.>", "a.>", true}, {">", "a.>", true}, {"a.*", "a.*", true}, {"a.>", "a.*", true}, {"a.b", "a.b", true}, {"*.>", "a.>", true},
+		{"a.*", "a.>", false}, {"a.b", "a.*", false}, {"a", "a.>", false}, {"a.>", "a", false}, {"a.b.c", "a.b", false}, {"b.>", "a.>", false},
+	} {
+		if got := covers(c.subject, c.other); got != c.want {
+			t.Errorf("%s covers %s: %v", c.subject, c.other, got)
+		}
+	}
+}
