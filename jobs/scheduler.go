@@ -187,7 +187,7 @@ func once(ctx context.Context, j Job, token int64) (ran bool, err error) {
 	if j.Within > 0 && !j.EveryGateway {
 		bounded, cancel := context.WithTimeoutCause(ctx, j.Within, errHangs)
 		defer cancel()
-		if err = j.Run(bounded, token); err != nil && context.Cause(bounded) == errHangs { //nolint:errorlint // it is this very one
+		if err = j.Run(bounded, token); err != nil && errors.Is(context.Cause(bounded), errHangs) {
 			err = fmt.Errorf("%w for %v: %w", errHangs, j.Within, err)
 		}
 	} else {

@@ -58,6 +58,9 @@ func newBed(t testing.TB, cfg Config) *bed {
 	cfg.RetryFor = testenv.Patience
 	if cfg.Driver == "mysql" {
 		cfg.DSN += fmt.Sprintf("?timeout=%[1]v&readTimeout=%[1]v&writeTimeout=%[1]v", testenv.Patience)
+		// What a server may be configured to do to every session: nothing of it may matter.
+		cfg.DSN += "&autocommit=0&completion_type=1&sql_select_limit=1&sql_safe_updates=1&unique_checks=0&foreign_key_checks=0" +
+			"&sql_auto_is_null=1&sql_mode=%27%27&time_zone=%27-07:00%27&tx_isolation=%27REPEATABLE-READ%27&tx_read_only=1"
 	}
 	if err := Migrate(t.Context(), cfg); err != nil {
 		t.Fatal(err)

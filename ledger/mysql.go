@@ -42,7 +42,7 @@ func (d mysqlDialect) open(dsn string) (*sql.DB, error) {
 	if cfg.WriteTimeout == 0 {
 		cfg.WriteTimeout = callTimeout
 	}
-	return openMySQL(cfg, sessionSetup)
+	return openMySQL(cfg, sessionSetup+plainSession())
 }
 
 func (d mysqlDialect) openForMigration(dsn string) (*sql.DB, error) {
@@ -51,7 +51,7 @@ func (d mysqlDialect) openForMigration(dsn string) (*sql.DB, error) {
 		return nil, err
 	}
 	cfg.ReadTimeout, cfg.WriteTimeout = 0, 0
-	return openMySQL(cfg, "SET NAMES utf8mb4 COLLATE utf8mb4_bin; SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+	return openMySQL(cfg, "SET NAMES utf8mb4 COLLATE utf8mb4_bin; SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"+plainSession())
 }
 
 // mysqlConfig adds the parameters that this package relies on, whatever the DSN says.
@@ -212,11 +212,11 @@ func (mysqlDialect) exec(ctx context.Context, conn *sql.Conn, s *script) error {
 
 // settings refuses a server whose configuration would break a promise.
 func (mysqlDialect) settings(ctx context.Context, conn *sql.Conn) error {
-	var version, mode, readOnly string
+	var version, mode, readOnly, bent string
 	var flush, binlog, syncBinlog int
 	err := conn.QueryRowContext(ctx, `SELECT VERSION(), @@SESSION.sql_mode, @@GLOBAL.read_only,
-		@@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.log_bin, @@GLOBAL.sync_binlog`).
-		Scan(&version, &mode, &readOnly, &flush, &binlog, &syncBinlog)
+		@@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.log_bin, @@GLOBAL.sync_binlog, `+bentSession()).
+		Scan(&version, &mode, &readOnly, &flush, &binlog, &syncBinlog, &bent)
 	if err != nil {
 		return err
 	}
@@ -227,6 +227,8 @@ func (mysqlDialect) settings(ctx context.Context, conn *sql.Conn) error {
 		return &proofError{fmt.Sprintf("sync_binlog is %d and must be 1 while log_bin is on: recovery rolls back what the binary log lacks", syncBinlog)}
 	case !strings.Contains(mode, "STRICT_ALL_TABLES"):
 		return &proofError{"sql_mode is not strict: values out of range would be cut instead of refused"}
+	case bent != "":
+		return &proofError{"these settings of a session keep another value than the one that was set: " + bent + "; is there a proxy in between?"}
 	case readOnly != "0" && readOnly != "OFF":
 		// A replica may be promoted while we wait, so this is not final.
 		return fmt.Errorf("%s is read_only: is it a replica?", version)
