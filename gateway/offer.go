@@ -26,7 +26,7 @@ func (g *Gateway) offer(c *fiber.Ctx) error {
 	if err != nil {
 		return g.refuseError(c, err)
 	}
-	state := sku.State
+	state := sku.ShownState()
 	if sku.Gate(g.deps.Ledger.Now()) == sale.Closed {
 		state = sale.StateClosed
 	}

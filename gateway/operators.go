@@ -262,7 +262,10 @@ func (g *Gateway) appendSKU(b []byte, sku *sale.SKU, stock sale.Stock) []byte {
 	b = appendTime(b, "opens_at", sku.OpensAt)
 	b = appendTime(b, "closes_at", sku.ClosesAt)
 	b = appendText(b, "pay_within", (time.Duration(sku.PayWithin) * time.Millisecond).String())
-	b = appendText(b, "state", sku.State.String())
+	b = appendText(b, "state", sku.ShownState().String())
+	if sku.Counting {
+		b = appendText(b, "pending", "per_user_limit: the orders of before are being counted")
+	}
 	b = appendText(b, "heat", sku.Heat.String())
 	b = appendNumber(b, "segments", int64(sku.Segments))
 	b = appendNumber(b, "version", sku.Version)

@@ -144,6 +144,28 @@ func TestGetAndListSKUs(t *testing.T) {
 	get("/v1/skus/phone").check(t, 503, "unavailable")
 }
 
+// Until the orders of before are counted for its first limit, everybody sees a SKU as
+// paused, and operators why.
+func TestASKUWhoseBuyersAreCounted(t *testing.T) {
+	w := newWorld(t, nil)
+	counted := func() (reply, reply) {
+		return w.operator(t, call{method: "GET", path: "/v1/skus/phone"}), w.buyer(t, call{method: "GET", path: "/v1/skus/phone"})
+	}
+	if o, b := counted(); o.json["pending"] != nil || o.json["state"] != "open" || b.json["state"] != "open" {
+		t.Errorf("%s, %s", o.body, b.body)
+	}
+	sku := *w.ledger.skus["phone"]
+	sku.PerUserLimit, sku.Counting = 2, true
+	w.ledger.skus["phone"] = &sku
+	o, b := counted()
+	if pending, _ := o.json["pending"].(string); !strings.HasPrefix(pending, "per_user_limit") || o.json["state"] != "paused" || o.json["per_user_limit"] != 2.0 {
+		t.Errorf("operators see %s", o.body)
+	}
+	if b.json["state"] != "paused" || b.json["pending"] != nil {
+		t.Errorf("buyers see %s", b.body)
+	}
+}
+
 func TestBreakers(t *testing.T) {
 	w := newWorld(t, nil)
 	r := w.operator(t, call{method: "GET", path: "/v1/breakers"})

@@ -281,8 +281,8 @@ func (b *bed) checkInvariants() {
 		"oversold stock rows":                    `SELECT COUNT(*) FROM stock WHERE sold > total - reserved OR sold < 0`,
 		"buyers whose units are not those of their live orders": `SELECT COUNT(*) FROM buyers b WHERE b.units <>
 			(SELECT COALESCE(SUM(o.quantity),0) FROM orders o WHERE o.sku = b.sku AND o.user_id = b.user_id AND o.status IN ('reserved','paid'))`,
-		"orders of limited SKUs without a buyer row": `SELECT COUNT(*) FROM orders o JOIN skus k ON k.sku = o.sku WHERE k.per_user_limit > 0
-			AND NOT EXISTS (SELECT 1 FROM buyers b WHERE b.sku = o.sku AND b.user_id = o.user_id)`,
+		"live orders of limited SKUs without a buyer row": `SELECT COUNT(*) FROM orders o JOIN skus k ON k.sku = o.sku WHERE k.per_user_limit > 0
+			AND o.status IN ('reserved','paid') AND NOT EXISTS (SELECT 1 FROM buyers b WHERE b.sku = o.sku AND b.user_id = o.user_id)`,
 		"units the log cannot explain": `SELECT COUNT(*) FROM stock s WHERE s.sold <> -COALESCE((SELECT SUM(l.delta) FROM inventory_log l WHERE l.sku = s.sku AND l.segment = s.segment AND l.reason <> 'operator'),0)`,
 	} {
 		if n := b.number(query); n != 0 {

@@ -211,13 +211,13 @@ func (db *DB) readMisses(ctx context.Context, batch []*catalogMiss) {
 }
 
 // skuColumns is what scanSKU reads, in its order.
-const skuColumns = "sku, ordinal, title, unit_price, currency, per_user_limit, opens_at, closes_at, pay_within_ms, state, heat, segments, version, changed_at"
+const skuColumns = "sku, ordinal, title, unit_price, currency, per_user_limit, opens_at, closes_at, pay_within_ms, state, heat, counting, segments, version, changed_at"
 
 func scanSKU(r scanner) (*sale.SKU, error) {
 	var s sale.SKU
 	var state, heat string
 	err := r.Scan(&s.Name, &s.Ordinal, &s.Title, &s.UnitPrice, &s.Currency, &s.PerUserLimit, &s.OpensAt, &s.ClosesAt,
-		&s.PayWithin, &state, &heat, &s.Segments, &s.Version, &s.ChangedAt)
+		&s.PayWithin, &state, &heat, &s.Counting, &s.Segments, &s.Version, &s.ChangedAt)
 	if err != nil {
 		return nil, err
 	}

@@ -22,15 +22,19 @@ type check struct {
 const live = "('reserved','paid')"
 
 // stockDiffers finds the stock rows, as s, whose sold is not what live orders hold, as
-// l.units; buyersDiffer does so for buyers, grouped as u.
+// l.units; buyersDiffer does so for buyers, grouped as u, and for those whose orders are
+// being counted as far as that has come.
 const (
 	stockDiffers = ` FROM stock s
 		LEFT JOIN (SELECT sku, segment, SUM(quantity) AS units FROM orders WHERE status IN ` + live + ` GROUP BY sku, segment) l
 		ON l.sku = s.sku AND l.segment = s.segment WHERE s.sold <> COALESCE(l.units, 0)`
 	buyersDiffer = ` FROM (
-		SELECT b.sku, b.user_id, b.units AS held, 0 AS live FROM buyers b JOIN skus k ON k.sku = b.sku WHERE k.per_user_limit > 0
+		SELECT b.sku, b.user_id, b.units AS held, 0 AS live FROM buyers b JOIN skus k ON k.sku = b.sku LEFT JOIN buyer_work w ON w.sku = b.sku
+		WHERE k.per_user_limit > 0 AND (k.counting = 0 OR w.cleared = 1)
 		UNION ALL
-		SELECT o.sku, o.user_id, 0, o.quantity FROM orders o JOIN skus k ON k.sku = o.sku WHERE k.per_user_limit > 0 AND o.status IN ` + live + `
+		SELECT o.sku, o.user_id, 0, o.quantity FROM orders o JOIN skus k ON k.sku = o.sku LEFT JOIN buyer_work w ON w.sku = o.sku
+		WHERE k.per_user_limit > 0 AND o.status IN ` + live + ` AND (k.counting = 0 OR w.counted_at > o.reserved_at
+			OR (w.counted_at = o.reserved_at AND w.counted_id >= o.order_id))
 		) u GROUP BY u.sku, u.user_id HAVING SUM(u.held) <> SUM(u.live)`
 )
 

@@ -83,13 +83,15 @@ type times struct {
 // DB is the ledger. Its methods may be called from any goroutine, once Run has
 // proved the database; until then they answer sale.ErrUnavailable.
 type DB struct {
-	cfg     Config
-	times   times
-	log     *slog.Logger
-	hooks   Hooks
-	dialect dialect
-	pools   pools
-	metrics *metrics
+	cfg   Config
+	times times
+	// buyersChunk is the constant of that name; tests change it before Run.
+	buyersChunk int
+	log         *slog.Logger
+	hooks       Hooks
+	dialect     dialect
+	pools       pools
+	metrics     *metrics
 
 	ready   atomic.Bool
 	lastErr atomic.Pointer[error]
@@ -126,7 +128,7 @@ func New(cfg Config) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{
-		cfg: cfg, times: times{callTimeout, connectTimeout, connLifetime, maxOutboxAge, lookPeriod},
+		cfg: cfg, buyersChunk: buyersChunk, times: times{callTimeout, connectTimeout, connLifetime, maxOutboxAge, lookPeriod},
 		log: cfg.Logger, dialect: d, pools: pools, clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
 	}
 	if d.singleWriter() {

@@ -98,7 +98,10 @@ type skuChange struct {
 	name   string
 	create bool   // make the SKU where there is none
 	limit  *int64 // the per-user limit that it will set
-	apply  func(sale.SKU, sale.Stock) (sale.SKU, sale.Stock, error)
+	// counted is the version that asked for orders to be counted, where this change says
+	// that they are; else 0.
+	counted int64
+	apply   func(sale.SKU, sale.Stock) (sale.SKU, sale.Stock, error)
 
 	id     [16]byte // of its row in stock_moves
 	unsure bool     // an earlier attempt may have been committed
@@ -187,11 +190,10 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 	case err != nil:
 		return err
 	}
-	// Buyers come before stock in the order of all locks.
-	if c.limit != nil && *c.limit == 0 && before.PerUserLimit > 0 {
-		if err := db.deleteBuyers(ctx, conn, c.name); err != nil {
-			return err
-		}
+	// Buyers, and the work on them, come before stock in the order of all locks.
+	few, err := db.lockBuyers(ctx, conn, c, before)
+	if err != nil {
+		return err
 	}
 	rows, err := db.lockStock(ctx, conn, c.name)
 	if err != nil {
@@ -211,6 +213,10 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 	}
 	stock.Sold = had.Sold
 	after.Name, after.Ordinal, after.Version, after.ChangedAt = before.Name, before.Ordinal, before.Version, before.ChangedAt
+	begins := limitBegins(before, after.PerUserLimit)
+	if begins {
+		after.Counting = after.PerUserLimit > 0 && !few
+	}
 	if after == *before && stock == had {
 		c.sku, c.stock, c.created = *before, had, c.made && before.Version == 1
 		return errAbandon
@@ -219,8 +225,10 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 	if err := db.writeSKU(ctx, conn, before, &after, c.created); err != nil {
 		return err
 	}
-	if err := db.writeBuyers(ctx, conn, before, &after); err != nil {
-		return err
+	if begins {
+		if err := db.writeBuyers(ctx, conn, &after, few); err != nil {
+			return err
+		}
 	}
 	if err := db.writeMove(ctx, conn, c, stock.Total-had.Total); err != nil {
 		return err
@@ -270,14 +278,14 @@ func (db *DB) writeSKU(ctx context.Context, conn *sql.Conn, before, after *sale.
 	after.Version = before.Version + 1
 	after.ChangedAt = db.Now()
 	values := []any{after.Title, after.UnitPrice, after.Currency, after.PerUserLimit, after.OpensAt, after.ClosesAt,
-		after.PayWithin, after.State.String(), after.Heat.String(), after.Segments, after.Version, after.ChangedAt, after.Name}
+		after.PayWithin, after.State.String(), after.Heat.String(), after.Counting, after.Segments, after.Version, after.ChangedAt, after.Name}
 	if !created {
 		_, err := conn.ExecContext(ctx, `UPDATE skus SET title = ?, unit_price = ?, currency = ?, per_user_limit = ?, opens_at = ?, closes_at = ?,
-			pay_within_ms = ?, state = ?, heat = ?, segments = ?, version = ?, changed_at = ? WHERE sku = ?`, values...)
+			pay_within_ms = ?, state = ?, heat = ?, counting = ?, segments = ?, version = ?, changed_at = ? WHERE sku = ?`, values...)
 		return err
 	}
 	res, err := conn.ExecContext(ctx, `INSERT INTO skus (title, unit_price, currency, per_user_limit, opens_at, closes_at,
-		pay_within_ms, state, heat, segments, version, changed_at, sku) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
+		pay_within_ms, state, heat, counting, segments, version, changed_at, sku) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
 	if err != nil {
 		return err
 	}

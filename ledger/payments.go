@@ -172,8 +172,6 @@ func (t *transition) retake(ctx context.Context, conn *sql.Conn, row *orderRow) 
 // enterRetake enters the units of an ended order that becomes paid with its buyer and
 // into the log.
 func (t *transition) enterRetake(row *orderRow, rules *sale.SKU) {
-	if rules.PerUserLimit > 0 {
-		t.buyers = append(t.buyers, buyerUnits{row.SKU, row.User, row.Quantity, rules.PerUserLimit})
-	}
+	t.addUnits(&row.Order, row.Quantity, rules.PerUserLimit, rules.Counting)
 	t.moves = append(t.moves, stockMove{row.ID, retakeReason, row.SKU, row.Segment, -row.Quantity})
 }

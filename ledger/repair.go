@@ -126,7 +126,7 @@ func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (r
 			return false, err
 		}
 		rules, err := scanSKU(on.conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?", sku))
-		if errors.Is(err, sql.ErrNoRows) || (err == nil && rules.PerUserLimit == 0) {
+		if errors.Is(err, sql.ErrNoRows) || (err == nil && (rules.PerUserLimit == 0 || rules.Counting)) {
 			return false, nil
 		}
 		if err != nil {

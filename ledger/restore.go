@@ -149,9 +149,6 @@ func (r *restoring) attempt(ctx context.Context, on *try) error {
 	if len(r.wrote) == 0 {
 		return nil
 	}
-	for i := range r.t.buyers {
-		r.t.buyers[i].limit = r.shelf.rules.PerUserLimit
-	}
 	r.t.stock = r.shelf.deltas()
 	return r.t.write(ctx, on)
 }
@@ -210,8 +207,8 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 		r.t.moves = append(r.t.moves, stockMove{o.ID, o.Status.String(), o.SKU, o.Segment, o.Quantity})
 	} else if refusal := r.draw(&o); refusal != 0 {
 		return refusal
-	} else if f.rules.PerUserLimit > 0 {
-		r.t.buyers = append(r.t.buyers, buyerUnits{sku: o.SKU, user: o.User, units: o.Quantity})
+	} else {
+		r.t.addUnits(&o, o.Quantity, f.rules.PerUserLimit, f.rules.Counting)
 	}
 	r.t.orders = append(r.t.orders, o)
 	if o.Coupon != "" {
@@ -270,7 +267,7 @@ func (r *restoring) bringForward(published *sale.Order, row *orderRow) sale.Rest
 	case published.Status == sale.StatusPaid:
 	case row.Status == sale.StatusReserved:
 		r.shelf.give(row.User, row.Segment, row.Quantity)
-		r.t.buyers = append(r.t.buyers, buyerUnits{sku: row.SKU, user: row.User, units: -row.Quantity})
+		r.t.addUnits(&row.Order, -row.Quantity, r.shelf.rules.PerUserLimit, r.shelf.rules.Counting)
 		r.t.moves = append(r.t.moves, stockMove{row.ID, published.Status.String(), row.SKU, row.Segment, row.Quantity})
 	default:
 		return sale.RestoreDifferent // cancelled here and expired there, or the other way round

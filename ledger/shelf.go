@@ -53,9 +53,10 @@ func (f *shelf) row(segment int) int {
 	return slices.IndexFunc(f.stock, func(s segmentStock) bool { return s.segment == segment })
 }
 
-// withinLimit reports whether the buyer may hold so many units more.
+// withinLimit reports whether the buyer may hold so many units more. A limit whose
+// buyers are being counted is not in force: who holds more when it is keeps it.
 func (f *shelf) withinLimit(user string, units int64) bool {
-	return f.rules.PerUserLimit == 0 || f.units[user]+units <= f.rules.PerUserLimit
+	return f.rules.PerUserLimit == 0 || f.rules.Counting || f.units[user]+units <= f.rules.PerUserLimit
 }
 
 // draw takes units from just this segment, where the order's log entries are, and

@@ -13,10 +13,12 @@ import (
 
 // orderRow is an order as it was read, with the version of its stock row at that
 // time: operators' changes raise it, so a transaction that finds it again has been
-// disturbed by none.
+// disturbed by none, and the SKU's limit is still as it was read.
 type orderRow struct {
 	sale.Order
 	stockVersion int64 // -1: there is no such row
+	limit        int64 // of the SKU, per user
+	counting     bool  // its orders are being counted for the limit
 }
 
 // readOrders reads those of the orders that exist, in key order.
@@ -25,8 +27,9 @@ func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID
 		return nil, nil
 	}
 	s := newScript(db.dialect)
-	s.raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1) FROM orders o" + db.dialect.byPrimaryKey() +
-		" LEFT JOIN stock s ON s.sku = o.sku AND s.segment = o.segment WHERE o.order_id IN (")
+	s.raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1), COALESCE(k.per_user_limit, 0), COALESCE(k.counting, 0)" +
+		" FROM orders o" + db.dialect.byPrimaryKey() + " LEFT JOIN stock s ON s.sku = o.sku AND s.segment = o.segment" +
+		" LEFT JOIN skus k ON k.sku = o.sku WHERE o.order_id IN (")
 	s.ids(ids)
 	s.raw(") ORDER BY o.order_id")
 	rows, err := conn.QueryContext(ctx, string(s.text))
@@ -36,7 +39,7 @@ func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID
 	found := make([]orderRow, 0, len(ids))
 	for rows.Next() {
 		var row orderRow
-		if row.Order, err = scanOrder(widerRow{rows, []any{&row.stockVersion}}); err != nil {
+		if row.Order, err = scanOrder(widerRow{rows, []any{&row.stockVersion, &row.limit, &row.counting}}); err != nil {
 			break
 		}
 		found = append(found, row)
@@ -58,7 +61,7 @@ func qualified(alias, columns string) string {
 
 // transition is what one transaction does to orders after their reservation. Its
 // parts are written in the order of all locks, which begins with the lease: orders,
-// payments, buyers, stock_moves, outbox, due, stock.
+// payments, buyer_work, buyers, stock_moves, outbox, due, stock.
 type transition struct {
 	db *DB
 	at int64 // Unix ms, ledger's clock
@@ -71,7 +74,8 @@ type transition struct {
 	changes  []statusChange
 	orders   []sale.Order // new rows
 	payments []paymentRow
-	buyers   []buyerUnits // units < 0 are given back, where the buyer has a row
+	buyers   []buyerUnits // units < 0 are given back
+	counted  []countedUnits
 	moves    []stockMove
 	outbox   []sale.OutboxRow
 	due      []dueKey // rows to delete
@@ -132,7 +136,7 @@ func (t *transition) giveBack(found []orderRow, to sale.Status) []sale.Order {
 	for i := range found {
 		row := &found[i]
 		ended[i] = t.change(row, to)
-		t.buyers = append(t.buyers, buyerUnits{sku: row.SKU, user: row.User, units: -row.Quantity})
+		t.addUnits(&row.Order, -row.Quantity, row.limit, row.counting)
 		t.moves = append(t.moves, stockMove{row.ID, to.String(), row.SKU, row.Segment, row.Quantity})
 		t.stock = append(t.stock, stockDelta{sku: row.SKU, segment: row.Segment, sold: -row.Quantity, raises: 1, version: row.stockVersion})
 	}
@@ -180,6 +184,7 @@ func (t *transition) append(s *script) {
 	t.appendChanges(s)
 	t.appendOrders(s)
 	t.appendPayments(s)
+	t.appendCounted(s)
 	t.appendBuyers(s)
 	t.appendMoves(s)
 	appendInsertOutbox(s, t.outbox)
@@ -221,8 +226,20 @@ func (t *transition) appendChanges(s *script) {
 	}
 }
 
-// appendBuyers gives units back with one statement per SKU, which does nothing where
-// the SKU has no limit and so no rows, and takes them with an upsert.
+// addUnits adds units to the order's buyer, or takes them off, under the SKU's limit:
+// without one nobody's units are kept.
+func (t *transition) addUnits(o *sale.Order, units, limit int64, counting bool) {
+	switch b := (buyerUnits{o.SKU, o.User, units, limit}); {
+	case limit == 0:
+	case counting:
+		t.counted = append(t.counted, countedUnits{b, countedTo{o.ReservedAt, o.ID}})
+	default:
+		t.buyers = append(t.buyers, b)
+	}
+}
+
+// appendBuyers gives units back with one statement per SKU, and takes them with an
+// upsert.
 func (t *transition) appendBuyers(s *script) {
 	w := writes{buyers: t.buyers}
 	w.sort()

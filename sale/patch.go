@@ -22,7 +22,7 @@ type SKUPatch struct {
 // Apply returns the SKU and its stock (all segments together) as the patch leaves
 // them. It is called by the ledger in the transaction that locks the SKU, so that two
 // patches never lose each other's fields. The error wraps ErrInvalid, or is a
-// *StockBelowSoldError; Version, ChangedAt and Sold are left alone.
+// *StockBelowSoldError; Counting, Version, ChangedAt and Sold are left alone.
 func (p *SKUPatch) Apply(sku SKU, stock Stock) (SKU, Stock, error) {
 	set(&sku.Title, p.Title)
 	set(&sku.UnitPrice, p.UnitPrice)

@@ -77,9 +77,21 @@ type SKU struct {
 	PayWithin    int64  // ms
 	State        SaleState
 	Heat         Heat
-	Segments     int   // rows its stock is spread over, >= 1
-	Version      int64 // rises with every change of a field above
-	ChangedAt    int64 // Unix ms on the ledger's clock
+	// Counting says that a limit was set on a SKU with many orders, which have yet to be
+	// counted for it. Nobody can buy until that is done.
+	Counting  bool
+	Segments  int   // rows its stock is spread over, >= 1
+	Version   int64 // rises with every change of a field above
+	ChangedAt int64 // Unix ms on the ledger's clock
+}
+
+// ShownState is the state that the SKU is shown in: paused while its buyers are counted,
+// whatever operators set, unless it is closed.
+func (s *SKU) ShownState() SaleState {
+	if s.Counting && s.State == StateOpen {
+		return StatePaused
+	}
+	return s.State
 }
 
 // Gate says whether the SKU can be bought at the time now: Reserved when it can,
@@ -88,7 +100,7 @@ func (s *SKU) Gate(now int64) Outcome {
 	switch {
 	case s.State == StateClosed || (s.ClosesAt != 0 && now >= s.ClosesAt):
 		return Closed
-	case s.State == StatePaused:
+	case s.ShownState() == StatePaused:
 		return Paused
 	case s.OpensAt != 0 && now < s.OpensAt:
 		return NotOpen

@@ -42,6 +42,19 @@ func TestGate(t *testing.T) {
 	}
 }
 
+// While its buyers are counted, a SKU that is open is paused, and a closed one closed.
+func TestCountingPauses(t *testing.T) {
+	for _, c := range []struct {
+		state, shown SaleState
+		gate         Outcome
+	}{{StateOpen, StatePaused, Paused}, {StatePaused, StatePaused, Paused}, {StateClosed, StateClosed, Closed}} {
+		s := SKU{State: c.state, Counting: true}
+		if s.ShownState() != c.shown || s.Gate(1) != c.gate {
+			t.Errorf("%v is shown as %v, its gate says %v", c.state, s.ShownState(), s.Gate(1))
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	good := goodSKU()
 	if err := good.Validate(); err != nil {
@@ -151,7 +164,7 @@ func TestPatchApply(t *testing.T) {
 	patched := reflect.TypeFor[SKUPatch]()
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[SKU]()) {
 		switch f.Name {
-		case "Name", "Ordinal", "Version", "ChangedAt":
+		case "Name", "Ordinal", "Counting", "Version", "ChangedAt":
 			continue
 		}
 		if p, ok := patched.FieldByName(f.Name); !ok || p.Type != reflect.PointerTo(f.Type) {

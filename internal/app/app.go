@@ -142,6 +142,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 			return shieldBreaker.Do(ctx, func(ctx context.Context) error { _, err := a.shield.Reconcile(ctx); return err })
 		})},
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Within: hungAfter, Able: ledgerUp, Run: a.ledger.Expire},
+		jobs.Job{Name: "limits", Every: limitsEvery, Within: hungAfter, Able: ledgerUp, Run: anyLeader(a.ledger.CountBuyers)},
 		jobs.Job{Name: "preheat", Every: preheatEvery, Within: hungAfter, Able: func() bool { return ledgerUp() && redisUp() }, Run: anyLeader(a.checkout.Preheat)},
 		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: anyLeader(a.ledger.Repair)},
 		jobs.Job{Name: "breaker-orders", Every: fallback.ObeyEvery, EveryGateway: true, Run: anyLeader(panel.Obey)},

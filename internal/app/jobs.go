@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// How often the jobs run. Orders expire at most three seconds late; repairs of sums read
-// every order, so they are rare.
+// How often the jobs run. Orders expire at most three seconds late; a SKU is paused until
+// its first limit's orders are counted; repairs of sums read every order, so they are rare.
 const (
 	relayEvery   = 500 * time.Millisecond
 	drainEvery   = 250 * time.Millisecond
 	expireEvery  = time.Second
+	limitsEvery  = time.Second
 	repairEvery  = time.Minute
 	preheatEvery = 5 * time.Second
 	probeEvery   = time.Second

@@ -86,7 +86,7 @@ func (c skuListCmd) Run(ctx context.Context) error {
 func printListing(l sale.Listing) error {
 	return json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"sku": l.SKU.Name, "title": l.SKU.Title, "unit_price": l.SKU.UnitPrice, "currency": l.SKU.Currency,
-		"per_user_limit": l.SKU.PerUserLimit, "state": l.SKU.State.String(), "heat": l.SKU.Heat.String(), "segments": l.SKU.Segments,
+		"per_user_limit": l.SKU.PerUserLimit, "state": l.SKU.ShownState().String(), "heat": l.SKU.Heat.String(), "segments": l.SKU.Segments,
 		"total": l.Stock.Total, "reserved": l.Stock.Reserved, "sold": l.Stock.Sold, "available": l.Stock.Available(),
 	})
 }

@@ -1,0 +1,331 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"flashgate/sale"
+)
+
+// The first limit of a SKU that has many orders needs a row for each of its buyers. That
+// is too much for a transaction that holds the stock rows, so the change only asks for it
+// and the SKU is paused meanwhile. The work is done in short transactions, which hold the
+// SKU's row of buyer_work and no other lock that a sale needs. Until it is done, whatever
+// gives an order's units back, or takes them again, takes the same row's lock and changes
+// the buyer's units only where the order has been counted. So the rows are right at every
+// moment as far as the counting has come, and the next step goes on from there, in
+// whichever gateway.
+
+// countedTo is a place in the order in which a SKU's orders are counted.
+type countedTo struct {
+	at int64 // reserved_at
+	id sale.OrderID
+}
+
+var (
+	nothingCounted = countedTo{at: -1}
+	allCounted     = countedTo{at: math.MaxInt64}
+)
+
+// countedUnits are units of a buyer whose SKU's orders are being counted: they belong to
+// the order at this place.
+type countedUnits struct {
+	buyerUnits
+	order countedTo
+}
+
+// buyerWork is a row of buyer_work, with what the SKU's row says.
+type buyerWork struct {
+	sku      string
+	version  int64
+	cleared  bool
+	counted  countedTo
+	limit    int64
+	counting bool
+}
+
+// askForBuyerWork has the SKU's rows deleted and, where it is to have a limit, its orders
+// counted anew, whatever was being done before.
+func (db *DB) askForBuyerWork(ctx context.Context, conn *sql.Conn, sku *sale.SKU) error {
+	s := newScript(db.dialect)
+	s.raw("INSERT INTO buyer_work (sku,version,cleared,counted_at,counted_id,steps) VALUES ")
+	s.row(0, sku.Name, sku.Version, 0, nothingCounted.at, nothingCounted.id[:], 0)
+	s.raw(db.dialect.onConflict("sku"))
+	for i, column := range []string{"version", "cleared", "counted_at", "counted_id"} {
+		s.comma(i)
+		s.raw(column + "=" + db.dialect.inserted(column))
+	}
+	s.end()
+	return db.dialect.exec(ctx, conn, s)
+}
+
+// errNotCounted refuses to put a limit in force whose counting was begun anew.
+var errNotCounted = errors.New("the buyers are not counted for this limit")
+
+// takeCounted ends the work whose last step is done.
+func (db *DB) takeCounted(ctx context.Context, conn *sql.Conn, c *skuChange) error {
+	res, err := conn.ExecContext(ctx, "DELETE FROM buyer_work WHERE sku = ? AND version = ? AND counted_at = ?", c.name, c.counted, allCounted.at)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	c.refusal = errNotCounted
+	return errAbandon
+}
+
+// CountBuyers does what changes of limits have left to be done: it deletes the buyers'
+// rows of limits that are gone, counts the orders of SKUs that got a limit, and then puts
+// it in force. It may run in several gateways, end at any place, and be repeated. A SKU
+// whose rows contradict each other, or are held by another transaction, holds up no other:
+// the error is sale.ErrPartly then, and all others have been done. Other errors wrap
+// sale.ErrUnavailable.
+func (db *DB) CountBuyers(ctx context.Context) error {
+	broken := make(map[string]error)
+	for {
+		names, err := db.buyerWorkNames(ctx)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, name := range names {
+			if broken[name] != nil {
+				continue
+			}
+			left++
+			switch err := db.countStep(ctx, name); {
+			case errors.Is(err, errRefused), errors.Is(err, errHeld):
+				broken[name] = err
+			case err != nil:
+				return err
+			}
+		}
+		if left == 0 {
+			for sku, err := range broken {
+				return fmt.Errorf("%w: buyers of %d SKUs cannot be counted, as of %s: %w", sale.ErrPartly, len(broken), sku, err)
+			}
+			return nil
+		}
+	}
+}
+
+// buyerWorkNames are the SKUs that have work to be done.
+func (db *DB) buyerWorkNames(ctx context.Context) ([]string, error) {
+	if !db.Ready() {
+		return nil, db.notReady()
+	}
+	rows, err := read(ctx, db.pools.control, "SELECT sku FROM buyer_work ORDER BY sku")
+	if err != nil {
+		return nil, db.away(ctx, err)
+	}
+	var names []string
+	for rows.Next() {
+		var name string
+		if err = rows.Scan(&name); err != nil {
+			break
+		}
+		names = append(names, name)
+	}
+	return names, db.away(ctx, closeRows(rows, err))
+}
+
+// countStep takes the work on one SKU a step further: one short transaction.
+func (db *DB) countStep(ctx context.Context, sku string) error {
+	var counted *buyerWork
+	err := db.insist(ctx, db.pools.control, terms{refused: maxRefused, waited: 1}, func(ctx context.Context, on *try) error {
+		counted = nil
+		w, err := readBuyerWork(ctx, on.conn, sku)
+		if err != nil || w == nil {
+			return err
+		}
+		s := newScript(db.dialect)
+		s.statement(db.dialect.begin())
+		switch {
+		case !w.cleared:
+			err = db.appendClear(ctx, on.conn, s, w)
+		case !w.counting:
+			w.appendDone(s)
+		case w.counted == allCounted:
+			counted = w
+			return nil
+		default:
+			err = db.appendCount(ctx, on.conn, s, w)
+		}
+		if err != nil {
+			return err
+		}
+		s.statement("COMMIT")
+		on.sent = true
+		return db.dialect.exec(ctx, on.conn, s)
+	})
+	if err != nil || counted == nil {
+		return err
+	}
+	c := &skuChange{name: sku, counted: counted.version, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
+		sku.Counting = false
+		return sku, stock, nil
+	}}
+	if err := db.change(ctx, c); err != nil && !errors.Is(err, errNotCounted) {
+		return err
+	}
+	return nil
+}
+
+func readBuyerWork(ctx context.Context, conn *sql.Conn, sku string) (*buyerWork, error) {
+	w := &buyerWork{sku: sku}
+	var id []byte
+	err := conn.QueryRowContext(ctx, `SELECT w.version, w.cleared, w.counted_at, w.counted_id, COALESCE(k.per_user_limit, 0), COALESCE(k.counting, 0)
+		FROM buyer_work w LEFT JOIN skus k ON k.sku = w.sku WHERE w.sku = ?`, sku).
+		Scan(&w.version, &w.cleared, &w.counted.at, &id, &w.limit, &w.counting)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	copy(w.counted.id[:], id)
+	return w, err
+}
+
+// appendStep locks the work, which must stand as it was read, and sets what comes behind.
+func (w *buyerWork) appendStep(s *script, set string) {
+	s.raw("UPDATE buyer_work SET steps=steps+1" + set + " WHERE sku=")
+	s.str(w.sku)
+	s.raw(" AND version=")
+	s.int(w.version)
+	s.raw(map[bool]string{true: " AND cleared=1", false: " AND cleared=0"}[w.cleared])
+	s.raw(" AND counted_at=")
+	s.int(w.counted.at)
+	s.raw(" AND counted_id=")
+	s.bytes(w.counted.id[:])
+	s.dialect.endExactly(s, 1)
+}
+
+// appendClear deletes some rows of former limits. Where there are none left, the SKU is
+// ready to be counted, or, without a limit, done.
+func (db *DB) appendClear(ctx context.Context, conn *sql.Conn, s *script, w *buyerWork) error {
+	users, err := db.someBuyers(ctx, conn, w.sku)
+	switch {
+	case err != nil:
+	case len(users) > 0:
+		w.appendStep(s, "")
+		appendDeleteBuyers(s, w.sku, users)
+	case w.counting:
+		w.appendStep(s, ",cleared=1")
+	default:
+		w.appendDone(s)
+	}
+	return err
+}
+
+// appendDone ends the work on a SKU without a limit.
+func (w *buyerWork) appendDone(s *script) {
+	w.appendStep(s, "")
+	s.raw("DELETE FROM buyer_work WHERE sku=")
+	s.str(w.sku)
+	s.end()
+}
+
+// appendCount counts the next orders. They are read behind the lock of the work, which
+// whatever changes them holds to its end: so they are counted as they are, or are changed
+// by somebody who finds them counted.
+func (db *DB) appendCount(ctx context.Context, conn *sql.Conn, s *script, w *buyerWork) error {
+	last, err := db.chunkEnd(ctx, conn, w)
+	if err != nil {
+		return err
+	}
+	set := newScript(db.dialect)
+	set.raw(",counted_at=")
+	set.int(last.at)
+	set.raw(",counted_id=")
+	set.bytes(last.id[:])
+	w.appendStep(s, string(set.text))
+	limit := fmt.Sprint(w.limit)
+	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT sku,user_id,SUM(quantity),CASE WHEN SUM(quantity)>" + limit +
+		" THEN SUM(quantity) ELSE " + limit + " END FROM orders" + db.dialect.byIndex("orders_sku") + " WHERE sku=")
+	s.str(w.sku)
+	s.raw(fmt.Sprintf(" AND reserved_at>=%d AND reserved_at<=%d AND (reserved_at>%d OR order_id>", w.counted.at, last.at, w.counted.at))
+	s.bytes(w.counted.id[:])
+	s.raw(fmt.Sprintf(") AND (reserved_at<%d OR order_id<=", last.at))
+	s.bytes(last.id[:])
+	s.raw(") AND status IN " + live + " GROUP BY sku,user_id")
+	appendAddedUnits(s)
+	return nil
+}
+
+// chunkEnd is the last order of the next chunk. A chunk that is not full is the last one,
+// and reaches to the end of all orders to come.
+func (db *DB) chunkEnd(ctx context.Context, conn *sql.Conn, w *buyerWork) (countedTo, error) {
+	var last countedTo
+	var id []byte
+	from := w.counted
+	err := conn.QueryRowContext(ctx, "SELECT reserved_at, order_id FROM orders"+db.dialect.byIndex("orders_sku")+
+		" WHERE sku = ? AND reserved_at >= ? AND (reserved_at > ? OR order_id > ?) ORDER BY reserved_at, order_id LIMIT 1 OFFSET ?",
+		w.sku, from.at, from.at, from.id[:], db.buyersChunk-1).Scan(&last.at, &id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return allCounted, nil
+	}
+	copy(last.id[:], id)
+	return last, err
+}
+
+// appendAddedUnits ends an INSERT into buyers whose units are added to those that are
+// there. Who comes to hold more than the limit keeps it.
+func appendAddedUnits(s *script) {
+	units, limit := s.dialect.inserted("units"), s.dialect.inserted("unit_limit")
+	s.raw(s.dialect.onConflict("sku,user_id"))
+	s.raw("unit_limit=CASE WHEN buyers.units+" + units + ">" + limit + " THEN buyers.units+" + units + " ELSE " + limit + " END,units=buyers.units+" + units)
+	s.end()
+}
+
+// appendCounted changes units of buyers whose SKU's orders are being counted, order by
+// order, in the order of SKUs: behind the lock of the work, and where the order has been
+// counted.
+func (t *transition) appendCounted(s *script) {
+	slices.SortStableFunc(t.counted, func(a, b countedUnits) int { return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.user, b.user)) })
+	locked := ""
+	for _, c := range t.counted {
+		if c.sku != locked {
+			locked = c.sku
+			s.raw("UPDATE buyer_work SET steps=steps+1 WHERE sku=")
+			s.str(c.sku)
+			s.end()
+		}
+		c.append(s)
+	}
+}
+
+func (c *countedUnits) append(s *script) {
+	if c.units < 0 {
+		s.raw("UPDATE buyers" + s.dialect.byPrimaryKey() + " SET units=units-")
+		s.int(-c.units)
+		s.raw(" WHERE sku=")
+		s.str(c.sku)
+		s.raw(" AND user_id=")
+		s.str(c.user)
+		s.raw(" AND EXISTS (SELECT 1")
+		c.fromWork(s)
+		s.raw(")")
+		s.end()
+		return
+	}
+	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT ")
+	s.str(c.sku)
+	s.raw(",")
+	s.str(c.user)
+	s.raw(fmt.Sprintf(",%d,%d", c.units, max(c.units, c.limit)))
+	c.fromWork(s)
+	appendAddedUnits(s)
+}
+
+// fromWork ends a SELECT that finds a row where the order has been counted.
+func (c *countedUnits) fromWork(s *script) {
+	s.raw(" FROM buyer_work WHERE sku=")
+	s.str(c.sku)
+	s.raw(fmt.Sprintf(" AND (counted_at>%d OR (counted_at=%d AND counted_id>=", c.order.at, c.order.at))
+	s.bytes(c.order.id[:])
+	s.raw("))")
+}
