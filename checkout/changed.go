@@ -24,7 +24,8 @@ func (c *Checkout) Changed(before, after *sale.SKU, stock bool) {
 	if after.Heat == sale.HeatCold {
 		return // Redis has nothing of it, or will not be asked
 	}
-	wrong := stock || before == nil || before.Heat == sale.HeatCold || before.PerUserLimit != after.PerUserLimit || before.Segments != after.Segments
+	wrong := stock || before == nil || before.Heat == sale.HeatCold || before.PerUserLimit != after.PerUserLimit ||
+		before.Counting != after.Counting || before.Segments != after.Segments
 	if wrong {
 		c.Shield.Distrust(after.Name, c.Ledger.Now())
 		c.lookAgain(after.Name)
@@ -63,7 +64,7 @@ func (c *Checkout) lookAgain(name string) {
 // sellsSoon reports whether the SKU is on sale, or will be within preheatLead.
 func (c *Checkout) sellsSoon(sku *sale.SKU) bool {
 	now := c.Ledger.Now()
-	return sku.State == sale.StateOpen && sku.Heat != sale.HeatCold &&
+	return sku.ShownState() == sale.StateOpen && sku.Heat != sale.HeatCold &&
 		sku.OpensAt <= now+preheatLead.Milliseconds() && (sku.ClosesAt == 0 || now < sku.ClosesAt)
 }
 

@@ -49,6 +49,7 @@ func TestWhatAChangeLoads(t *testing.T) {
 	paused := func(s *sale.SKU) { s.State = sale.StatePaused }
 	titled := func(s *sale.SKU) { s.Title, s.UnitPrice, s.Version = "new", 7, 2 }
 	limited := func(s *sale.SKU) { s.PerUserLimit = 3 }
+	counting := func(s *sale.SKU) { s.PerUserLimit, s.Counting = 3, true }
 	split := func(s *sale.SKU) { s.Segments = 4 }
 	opens := func(d time.Duration) func(*sale.SKU) {
 		return func(s *sale.SKU) { s.OpensAt = time.Now().Add(d).UnixMilli() }
@@ -69,6 +70,8 @@ func TestWhatAChangeLoads(t *testing.T) {
 		{"stock", func() *sale.SKU { return sku() }, func() *sale.SKU { return sku() }, true, 1, 1},
 		{"stock while cold", func() *sale.SKU { return sku(cold) }, func() *sale.SKU { return sku(cold) }, true, 0, 0},
 		{"a limit", func() *sale.SKU { return sku() }, func() *sale.SKU { return sku(limited) }, false, 1, 1},
+		{"a limit that is not in force", func() *sale.SKU { return sku() }, func() *sale.SKU { return sku(counting) }, false, 1, 0},
+		{"a limit that has come into force", func() *sale.SKU { return sku(counting) }, func() *sale.SKU { return sku(limited) }, false, 1, 1},
 		{"segments", func() *sale.SKU { return sku() }, func() *sale.SKU { return sku(split) }, false, 1, 1},
 		{"heated", func() *sale.SKU { return sku(cold) }, func() *sale.SKU { return sku() }, false, 1, 1},
 		{"cooled", func() *sale.SKU { return sku() }, func() *sale.SKU { return sku(cold) }, false, 0, 0},

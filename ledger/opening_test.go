@@ -24,6 +24,8 @@ func TestOpening(t *testing.T) {
 		b.sku("first", 1, 0, opens(1100, func(s *sale.SKU) { s.Heat = sale.HeatHot }))
 		b.sku("cold", 1, 0, opens(1100, func(s *sale.SKU) { s.Heat = sale.HeatCold }))
 		b.sku("paused", 1, 0, opens(1100, func(s *sale.SKU) { s.State = sale.StatePaused }))
+		b.sku("counted", 1, 2, opens(1100))
+		b.exec("UPDATE skus SET counting = 1 WHERE sku = 'counted'")
 		b.sku("last", 1, 0, opens(2000))
 		b.sku("late", 1, 0, opens(2001))
 		if got, err := db.Opening(t.Context(), 1000, 2000, 9); err != nil || !slices.Equal(got, []string{"first", "second", "last"}) {
