@@ -263,8 +263,8 @@ func (g *Gateway) appendSKU(b []byte, sku *sale.SKU, stock sale.Stock) []byte {
 	b = appendTime(b, "closes_at", sku.ClosesAt)
 	b = appendText(b, "pay_within", (time.Duration(sku.PayWithin) * time.Millisecond).String())
 	b = appendText(b, "state", sku.ShownState().String())
-	if sku.Counting {
-		b = appendText(b, "pending", "per_user_limit: the orders of before are being counted")
+	if pending := sku.Pending(); pending != "" {
+		b = appendText(b, "pending", pending)
 	}
 	b = appendText(b, "heat", sku.Heat.String())
 	b = appendNumber(b, "segments", int64(sku.Segments))

@@ -94,6 +94,14 @@ func (s *SKU) ShownState() SaleState {
 	return s.State
 }
 
+// Pending says what the SKU is paused for besides its state; "" is nothing.
+func (s *SKU) Pending() string {
+	if s.Counting {
+		return "per_user_limit: the orders of before are being counted"
+	}
+	return ""
+}
+
 // Gate says whether the SKU can be bought at the time now: Reserved when it can,
 // else Closed, Paused or NotOpen, in this order.
 func (s *SKU) Gate(now int64) Outcome {

@@ -84,9 +84,13 @@ func (c skuListCmd) Run(ctx context.Context) error {
 }
 
 func printListing(l sale.Listing) error {
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+	fields := map[string]any{
 		"sku": l.SKU.Name, "title": l.SKU.Title, "unit_price": l.SKU.UnitPrice, "currency": l.SKU.Currency,
 		"per_user_limit": l.SKU.PerUserLimit, "state": l.SKU.ShownState().String(), "heat": l.SKU.Heat.String(), "segments": l.SKU.Segments,
 		"total": l.Stock.Total, "reserved": l.Stock.Reserved, "sold": l.Stock.Sold, "available": l.Stock.Available(),
-	})
+	}
+	if pending := l.SKU.Pending(); pending != "" {
+		fields["pending"] = pending
+	}
+	return json.NewEncoder(os.Stdout).Encode(fields)
 }
