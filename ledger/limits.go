@@ -25,7 +25,7 @@ func limitBegins(before *sale.SKU, limit int64) bool {
 func (db *DB) fewOrders(ctx context.Context, conn *sql.Conn, sku string) (bool, error) {
 	var n int
 	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM orders"+db.dialect.byIndex("orders_sku")+
-		" WHERE sku = ? LIMIT ?) AS some", sku, db.buyersChunk+1).Scan(&n)
+		" WHERE sku = ? LIMIT ?) AS few", sku, db.buyersChunk+1).Scan(&n)
 	return n <= db.buyersChunk, err
 }
 
