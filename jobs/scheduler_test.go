@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+
+	"flashgate/sale"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -267,6 +270,25 @@ func TestFailuresBackOffAndAreCounted(t *testing.T) {
 		}
 		if got := value(t, reg, "flashgate_job_last_success_timestamp_seconds"); time.Since(time.UnixMilli(int64(got*1000))) > time.Second {
 			t.Errorf("last success %v", got)
+		}
+	})
+}
+
+// A job that did its work for all SKUs but some has failed, and goes on at its pace.
+func TestAJobThatFailsForSomeSKUsDoesNotPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		var runs atomic.Int64
+		start(t, Config{Registerer: reg}, nil, Job{Name: "x", Every: time.Second, EveryGateway: true, Run: func(context.Context, int64) error {
+			runs.Add(1)
+			return fmt.Errorf("two are broken: %w", sale.ErrPartly)
+		}})
+		time.Sleep(time.Minute)
+		if n := runs.Load(); n < 50 {
+			t.Errorf("%d runs in a minute", n)
+		}
+		if n, got := runs.Load(), value(t, reg, "flashgate_job_errors_total"); got != float64(n) {
+			t.Errorf("%v errors counted of %d", got, n)
 		}
 	})
 }
