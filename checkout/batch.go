@@ -83,6 +83,24 @@ func (b *batch) refuse(i int, o sale.Outcome) {
 	b.refused = append(b.refused, i)
 }
 
+// doubt records a refusal that the ledger has to make itself.
+func (b *batch) doubt(i int, o sale.Outcome) {
+	b.verdicts[i] = sale.Verdict{Outcome: o}
+	b.unsure = append(b.unsure, i)
+}
+
+// soldOut returns those of the refused that gave a key and were sold out, and the others.
+func (b *batch) soldOut() (asked, rest []int) {
+	for _, i := range b.refused {
+		if b.claims[i].Keyed && b.verdicts[i].Outcome == sale.SoldOut {
+			asked = append(asked, i)
+		} else {
+			rest = append(rest, i)
+		}
+	}
+	return asked, rest
+}
+
 // keyed returns the ids of those claims in the list that gave a key.
 func (b *batch) keyed(list []int) []sale.OrderID {
 	var ids []sale.OrderID
@@ -105,15 +123,6 @@ func (b *batch) repeat(i int, found map[sale.OrderID]sale.Order) bool {
 		b.verdicts[i] = sale.Verdict{Outcome: sale.Conflict}
 	} else {
 		b.verdicts[i] = sale.Verdict{Outcome: sale.Duplicate, Order: &o}
-	}
-	return true
-}
-
-func (b *batch) allSoldOut() bool {
-	for _, i := range b.refused {
-		if b.verdicts[i].Outcome != sale.SoldOut {
-			return false
-		}
 	}
 	return true
 }

@@ -102,6 +102,15 @@ const (
 	// rule d): fewer leave a buyer whom the shield wrongs to wait for a load, more let
 	// buyers at their limit load the ledger.
 	limitChecks = 20
+	// clockDoubt is how far from the time at which a sale opens or closes the ledger decides
+	// a claim with a key: further than gateways' clocks are apart, and than a purchase that
+	// was begun before the end can take.
+	clockDoubt = 10 * time.Second
+	// exhaustedLooks, exhaustedPause apart, is how often the ledger is asked whether it is
+	// sold out as the shield is, before it decides instead: most of what is on its way is
+	// committed by then. More make losers wait, fewer have the ledger decide for many.
+	exhaustedLooks = 5
+	exhaustedPause = 10 * time.Millisecond
 	// sweepEvery is how often SKUs that went quiet are forgotten.
 	sweepEvery = 10 * time.Second
 )

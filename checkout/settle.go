@@ -59,10 +59,21 @@ func (c *Checkout) judge(ctx context.Context, name string, b *batch) error {
 }
 
 // refuseByState refuses what the sale's state does not allow. The ledger checks the
-// state again, exactly, when it has changed since this gateway saw it.
+// state again, exactly, when it has changed since this gateway saw it. Around the times at
+// which a sale opens and closes it decides claims with a key itself: another gateway, whose
+// clock is not quite the same, may have the same claim on its way.
 func (c *Checkout) refuseByState(b *batch) {
-	if gate := b.sku.Gate(c.Ledger.Now()); gate != sale.Reserved {
-		for _, i := range b.popOpen() {
+	now := c.Ledger.Now()
+	gate := b.sku.Gate(now)
+	if gate == sale.Reserved {
+		return
+	}
+	near := func(at int64) bool { return at != 0 && max(at-now, now-at) < clockDoubt.Milliseconds() }
+	doubt := near(b.sku.OpensAt) || near(b.sku.ClosesAt)
+	for _, i := range b.popOpen() {
+		if doubt && b.claims[i].Keyed && !b.behind && !b.beside {
+			b.doubt(i, gate)
+		} else {
 			b.refuse(i, gate)
 		}
 	}
@@ -123,9 +134,9 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		case sale.Seen:
 			b.unsure = append(b.unsure, i)
 		case sale.ShieldLimit:
-			if !b.behind && !b.beside && c.limitChecks.Allow() {
-				b.verdicts[i] = sale.Verdict{Outcome: sale.LimitReached}
-				b.unsure = append(b.unsure, i)
+			// What has the buyer at the limit may not be committed yet, or never be.
+			if !b.behind && !b.beside && (b.claims[i].Keyed || c.limitChecks.Allow()) {
+				b.doubt(i, sale.LimitReached)
 				break
 			}
 			b.refuse(i, sale.LimitReached)
@@ -133,8 +144,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 			// No segment has enough, but together they may, and the ledger can move units.
 			if n := b.claims[i].Quantity; b.sku.Segments > 1 && n <= spare && !b.behind {
 				spare -= n
-				b.verdicts[i] = sale.Verdict{Outcome: sale.SoldOut}
-				b.unsure = append(b.unsure, i)
+				b.doubt(i, sale.SoldOut)
 				break
 			}
 			b.refuse(i, sale.SoldOut)
@@ -233,9 +243,10 @@ func (c *Checkout) suspect(m *memo, b *batch, why string) {
 	c.rebuilds.want(b.sku.Name)
 }
 
-// lookUp asks the ledger, beside the commit and in one read, for the orders of claims
-// that may be repeats: ids the shield has seen, and refusals of claims with a key.
+// lookUp asks the ledger, beside the commit, for the orders of claims that may be
+// repeats: ids the shield has seen, and refusals of claims with a key.
 func (c *Checkout) lookUp(ctx context.Context, b *batch) {
+	c.lookUpSoldOut(ctx, b)
 	ids := b.keyed(b.refused)
 	for _, i := range b.unsure {
 		ids = append(ids, b.claims[i].ID)
@@ -243,7 +254,7 @@ func (c *Checkout) lookUp(ctx context.Context, b *batch) {
 	if len(ids) == 0 {
 		return
 	}
-	found, err := c.findRefused(ctx, b, ids)
+	found, err := c.Ledger.Find(ctx, ids)
 	for _, i := range b.refused {
 		if err != nil {
 			b.unanswered(i, err)
@@ -294,16 +305,47 @@ func (c *Checkout) decideUnsure(ctx context.Context, b *batch) {
 	}
 }
 
-// findRefused looks the ids up: where all of them were refused as sold out, by the
-// cheaper question.
-func (c *Checkout) findRefused(ctx context.Context, b *batch, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
-	if len(b.unsure) == 0 && b.allSoldOut() {
-		found, exhausted, err := c.Ledger.FindExhausted(ctx, b.sku.Name, ids)
-		if err != nil || exhausted {
-			return found, err
+// lookUpSoldOut does so for claims with a key that the shield refused as sold out. That is
+// final where the ledger has nothing left itself: then nothing that is on its way fits any
+// more. What the shield let through is most often committed in a moment; where the ledger
+// has something left even then, it decides.
+func (c *Checkout) lookUpSoldOut(ctx context.Context, b *batch) {
+	if b.behind || b.beside {
+		return
+	}
+	asked, rest := b.soldOut()
+	if len(asked) == 0 {
+		return
+	}
+	b.refused = rest
+	found, exhausted, err := c.findExhausted(ctx, b.sku.Name, b.keyed(asked))
+	for _, i := range asked {
+		switch {
+		case err != nil:
+			b.unanswered(i, err)
+		case !exhausted:
+			b.unsure = append(b.unsure, i)
+		default:
+			b.repeat(i, found)
 		}
 	}
-	return c.Ledger.Find(ctx, ids)
+}
+
+// findExhausted waits a little for the ledger to have nothing left.
+func (c *Checkout) findExhausted(ctx context.Context, sku string, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, exhausted bool, err error) {
+	for look := 1; ; look++ {
+		found, exhausted, err = c.Ledger.FindExhausted(ctx, sku, ids)
+		if err != nil || exhausted || look == exhaustedLooks {
+			return found, exhausted, err
+		}
+		timer := time.NewTimer(exhaustedPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, false, ctx.Err()
+		}
+	}
 }
 
 // noteLeft remembers what the ledger said is left where it refused for stock.

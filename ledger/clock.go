@@ -127,10 +127,11 @@ func (db *DB) runClock(ctx context.Context) {
 // that it is followed when it is set. UTC, because local time is ambiguous for an hour
 // every autumn.
 func (db *DB) askTime(ctx context.Context) (int64, error) {
-	if db.dialect.name() == "sqlite" {
+	clock := db.dialect.clock()
+	if clock == "" {
 		return time.Now().UnixMicro(), nil
 	}
 	var micros int64
-	err := db.pools.leases.QueryRowContext(ctx, "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))").Scan(&micros)
+	err := db.pools.leases.QueryRowContext(ctx, clock).Scan(&micros)
 	return micros, err
 }

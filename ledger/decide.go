@@ -9,6 +9,7 @@ import (
 // knowledge is what the ledger knows of one SKU while its rows are locked: all that a
 // decision needs.
 type knowledge struct {
+	now    int64     // the ledger's time, in ms, behind the locks
 	sku    *sale.SKU // nil: the ledger has no such SKU
 	orders map[sale.OrderID]sale.Order
 	units  map[string]int64 // units of buyers' live orders; used where the SKU has a limit
@@ -31,10 +32,10 @@ type ruling struct {
 	left     map[int]int64    // available by segment, where stock refused a claim
 }
 
-// decide judges the asks one after the other at the time now. It is free of I/O: the
-// same knowledge gives the same ruling. Precedence: duplicate or conflict, the
+// decide judges the asks one after the other; orders are made as of the time at. It is
+// free of I/O: the same knowledge gives the same ruling. Precedence: duplicate or conflict, the
 // sale's state, the buyer's limit, stock.
-func decide(now int64, k *knowledge, asks []ask) ruling {
+func decide(at int64, k *knowledge, asks []ask) ruling {
 	r := ruling{verdicts: make([]sale.Verdict, len(asks)), stock: slices.Clone(k.stock)}
 	fresh := make(map[sale.OrderID]*sale.Order)
 	// Verdicts point into this array, so it must not move.
@@ -54,7 +55,7 @@ func decide(now int64, k *knowledge, asks []ask) ruling {
 			r.verdicts[i].Err = sale.ErrUnknownSKU
 			continue
 		}
-		if gate := k.sku.Gate(now); gate != sale.Reserved {
+		if gate := k.sku.Gate(k.now); gate != sale.Reserved {
 			r.verdicts[i].Outcome = gate
 			continue
 		}
@@ -68,7 +69,7 @@ func decide(now int64, k *knowledge, asks []ask) ruling {
 			soldOut = true
 			continue
 		}
-		made = append(made, sale.NewOrder(c, k.sku, segment, now))
+		made = append(made, sale.NewOrder(c, k.sku, segment, at))
 		o := &made[len(made)-1]
 		fresh[c.ID] = o
 		r.orders = append(r.orders, o)

@@ -60,7 +60,7 @@ func TestDecideAgreesWithModel(t *testing.T) {
 			OpensAt:      rapid.SampledFrom([]int64{0, 0, 0, now, now + 1}).Draw(t, "opens"),
 			ClosesAt:     rapid.SampledFrom([]int64{0, 0, 0, now, now + 1}).Draw(t, "closes"),
 		}
-		k := &knowledge{sku: sku, orders: map[sale.OrderID]sale.Order{}, units: map[string]int64{}}
+		k := &knowledge{now: now, sku: sku, orders: map[sale.OrderID]sale.Order{}, units: map[string]int64{}}
 		model := &modelLedger{sku: sku, before: k.units}
 		for i := range segments {
 			total := rapid.Int64Range(0, 8).Draw(t, "total")

@@ -64,6 +64,11 @@ type dialect interface {
 	// so that no earlier connection of that name can still commit anything. step is the
 	// distance there of ids that one statement makes.
 	fence(ctx context.Context, conn *sql.Conn, name string) (step int64, err error)
+	// clock selects the database's time in Unix µs, as of the statement's beginning; "" =
+	// it is this machine's. openBefore appends a statement that fails as violated where that
+	// time, in ms, has come.
+	clock() string
+	openBefore(s *script, closes int64)
 	// exec runs a script that writes, query one that reads: it calls the n-th reader
 	// for each row of the n-th statement that selects.
 	exec(ctx context.Context, conn *sql.Conn, s *script) error

@@ -124,8 +124,10 @@ func (c *committer) collect(w *writes, j *job, k *knowledge, r *ruling) {
 }
 
 // lock begins a transaction, locks the jobs' rows in the order of all transactions,
-// and reads them. The SKUs' rules are read behind the stock rows' locks, without
-// which operators cannot change them: what is read there is exact.
+// and reads them. The SKUs' rules and the clock are read behind the stock rows' locks,
+// without which operators cannot change the rules: what is read there is exact, and a
+// refusal because the sale is over is final, since no purchase that is under way can come
+// behind those locks in time.
 func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 	s := c.text
 	s.reset()
@@ -134,6 +136,11 @@ func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 	appendBuyersRead(s, jobs, c.db.dialect.forUpdate())
 	appendStockRead(s, jobs, c.db.dialect.forUpdate())
 	appendSKUsRead(s, jobs)
+	now := c.db.Now()
+	if clock := c.db.dialect.clock(); clock != "" {
+		s.raw(clock)
+		s.endWith(selects, 0)
+	}
 
 	k := newKnowledge(jobs)
 	index := indexJobs(jobs)
@@ -155,13 +162,19 @@ func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 				k[i].sku = sku
 			}
 			return nil
+		},
+		func(r *sql.Rows) error {
+			var micros int64
+			err := r.Scan(&micros)
+			now = micros / 1000
+			return err
 		})
 	if err != nil {
 		return nil, err
 	}
 	changed := false
 	for i, j := range jobs {
-		k[i].orders = found
+		k[i].now, k[i].orders = now, found
 		if k[i].sku != nil && k[i].sku.PerUserLimit > 0 && j.sku.PerUserLimit == 0 {
 			changed = true
 		}

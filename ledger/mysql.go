@@ -257,6 +257,19 @@ func (d mysqlDialect) addSold(s *script, rows []soldUnits) {
 	d.endExactly(s, 2*len(rows))
 }
 
+// mysqlClock is UTC, because local time is ambiguous for an hour every autumn. Such a
+// function keeps the time at which its statement began.
+const mysqlClock = "TIMESTAMPDIFF(MICROSECOND,'1970-01-01',UTC_TIMESTAMP(6))"
+
+func (mysqlDialect) clock() string { return "SELECT " + mysqlClock }
+
+func (mysqlDialect) openBefore(s *script, closes int64) {
+	s.raw("SET @flashgate_open=IF(" + mysqlClock + "<")
+	s.int(closes * 1000)
+	s.raw(",1,(SELECT 1 UNION SELECT 2))")
+	s.end()
+}
+
 // setStock gives locked rows their new figures.
 func (d mysqlDialect) setStock(s *script, rows []lockedStock) {
 	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")

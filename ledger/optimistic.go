@@ -160,6 +160,10 @@ func failAll(jobs []*job, err error) {
 	}
 }
 
+// closingSoon is how long before the end of its sale a SKU's groups look at the clock
+// behind the stock rows' locks: much longer than a group may take.
+const closingSoon = time.Minute
+
 // optimisticGroup is a group that is ready to be written.
 type optimisticGroup struct {
 	jobs     []*job
@@ -188,6 +192,9 @@ func (c *committer) prepare(jobs []*job) *optimisticGroup {
 				g.w.buyers = append(g.w.buyers, buyerUnits{j.sku.Name, a.claim.User, a.claim.Quantity, j.sku.PerUserLimit})
 			}
 			g.w.sell(firstSold, soldUnits{j.sku.Name, a.segment, a.claim.Quantity, j.sku.Version})
+		}
+		if closes := j.sku.ClosesAt; closes != 0 && closes < j.at+closingSoon.Milliseconds() && (g.w.closes == 0 || closes < g.w.closes) {
+			g.w.closes = closes
 		}
 		g.verdicts[i] = verdicts
 		g.w.outbox = c.db.appendEvents(g.w.outbox, j.sku.Name, orders, j.at)

@@ -24,6 +24,10 @@ type writes struct {
 	// rows that are locked and get absolute figures. A transaction has one kind.
 	sold   []soldUnits
 	locked []lockedStock
+	// closes is when the first sale closes of those that may close before the commit; 0 =
+	// none. The stock rows are locked when it is looked at: whoever refuses a claim because
+	// the sale is over, and has looked for its order behind the same lock, is right.
+	closes int64
 }
 
 // buyerUnits are units to add to a buyer of a SKU that has a limit.
@@ -99,6 +103,9 @@ func (w *writes) append(s *script) *attemptMark {
 	mark := w.appendDue(s)
 	if len(w.sold) > 0 {
 		s.dialect.addSold(s, w.sold)
+		if w.closes != 0 {
+			s.dialect.openBefore(s, w.closes)
+		}
 	}
 	if len(w.locked) > 0 {
 		s.dialect.setStock(s, w.locked)
