@@ -293,7 +293,7 @@ func (s *Shield) ask(ctx context.Context, v *view, sku *sale.SKU, segment int, r
 		if got.loaded {
 			// A connection that was made for this call may have met another server. What a
 			// copy that is distrusted by now has taken is settled by the load that follows.
-			if !s.stillTrusts(v, g) {
+			if !s.stillTrusts(v, sku, segment, g) {
 				return judged{}, nil
 			}
 			v.noteLeft(segment, got.left)

@@ -38,10 +38,19 @@ func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
 	if !master {
 		return nil
 	}
-	if s.identities.changed(cn.String(), id) {
-		s.log.Warn("Redis is another server, or an older one: every copy is loaded anew", "server", cn.String())
-		s.DistrustAll()
+	if !s.identities.changed(cn.String(), id) {
+		return nil
 	}
+	// Of a Cluster's masters this one only: the others' copies are as they were.
+	if _, ok := s.client.(*redis.ClusterClient); ok {
+		if slots, err := slotsOf(ctx, cn); err == nil {
+			s.log.Warn("a master of Redis is another server, or an older one: its copies are loaded anew", "server", cn.String())
+			s.slots.distrust(slots, s.ledger.Now())
+			return nil
+		}
+	}
+	s.log.Warn("Redis is another server, or an older one: every copy is loaded anew", "server", cn.String())
+	s.DistrustAll()
 	return nil
 }
 

@@ -34,14 +34,31 @@ type once struct{ *redis.Cmd }
 // NoRetry keeps the Cluster client from repeating a pipeline that it lost the replies of.
 func (once) NoRetry() bool { return true }
 
-// do has one of the senders run deduct.lua with these arguments, in a pipeline with
+// do has one of the server's senders run deduct.lua with these arguments, in a pipeline with
 // whatever other SKUs' calls are ready. Which calls share a pipeline is decided by
 // what piles up while the senders are busy; nobody waits for company.
 func (s *Shield) do(ctx context.Context, args []any, claims int) ([]any, error) {
+	l, err := s.laneOf(ctx, args[keyArg].(string))
+	if err != nil {
+		return nil, err
+	}
+	var reply []any
+	err = l.through(ctx, func(ctx context.Context) error {
+		reply, err = s.sendOne(ctx, l, args, claims)
+		return err
+	})
+	return reply, err
+}
+
+// keyArg is where the arguments of deduct.lua have their first key.
+const keyArg = 3
+
+// sendOne hands a call to the lane's senders and waits for its reply.
+func (s *Shield) sendOne(ctx context.Context, l *lane, args []any, claims int) ([]any, error) {
 	c := &call{ctx: ctx, args: args, claims: claims, done: make(chan error, 1)}
 	began := time.Now()
 	select {
-	case s.calls <- c:
+	case l.calls <- c:
 	case <-s.stopped:
 		return nil, fmt.Errorf("deduct: %w", sale.ErrShuttingDown)
 	case <-ctx.Done():
@@ -55,6 +72,9 @@ func (s *Shield) do(ctx context.Context, args []any, claims int) ([]any, error) 
 	}
 	s.metrics.call(claims, time.Since(began), err)
 	if err != nil {
+		if !isReply(err) {
+			s.lookForMasters(ctx)
+		}
 		return nil, unknown(err)
 	}
 	reply, ok := c.cmd.Val().([]any)
@@ -64,15 +84,15 @@ func (s *Shield) do(ctx context.Context, args []any, claims int) ([]any, error) 
 	return reply, nil
 }
 
-// sendCalls sends pipelines until ctx ends.
-func (s *Shield) sendCalls(ctx context.Context) {
+// sendCalls sends the lane's pipelines until ctx ends.
+func (s *Shield) sendCalls(ctx context.Context, l *lane) {
 	batch := make([]*call, 0, maxPipelineCalls)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case c := <-s.calls:
-			batch = s.gather(append(batch[:0], c))
+		case c := <-l.calls:
+			batch = l.gather(append(batch[:0], c))
 		}
 		// What was accepted is sent even when ctx ends meanwhile; the client's own
 		// timeouts bound it.
@@ -82,11 +102,11 @@ func (s *Shield) sendCalls(ctx context.Context) {
 }
 
 // gather adds the calls that are ready now.
-func (s *Shield) gather(batch []*call) []*call {
+func (l *lane) gather(batch []*call) []*call {
 	claims := batch[0].claims
 	for len(batch) < maxPipelineCalls && claims < maxPipelineClaims {
 		select {
-		case c := <-s.calls:
+		case c := <-l.calls:
 			batch = append(batch, c)
 			claims += c.claims
 		default:

@@ -231,7 +231,7 @@ func TestCallersThatGiveUp(t *testing.T) {
 	defer func() { _ = errors.Join(idle.selling.Close(), idle.client.Close()) }()
 	ctx, cancel = context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := idle.do(ctx, nil, 0); !errors.Is(err, sale.ErrOverloaded) || errors.Is(err, sale.ErrUnknown) {
+	if _, err := idle.do(ctx, []any{"evalsha", "", 3, "key"}, 0); !errors.Is(err, sale.ErrOverloaded) || errors.Is(err, sale.ErrUnknown) {
 		t.Errorf("not running: %v", err)
 	}
 }

@@ -75,12 +75,16 @@ type Config struct {
 	// for claims that were parked by a gateway that died before it could say so.
 	Waiting func(sku string) bool
 
+	// Breaker, where set, makes the breaker of one server of a Cluster, by its address. A
+	// single server's is the caller's.
+	Breaker func(server string) Breaker
+
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
 const (
-	// pipelines is how many are on their way at once: with one, a reply that is slow
+	// pipelines is how many are on their way to a server at once: with one, a reply that is slow
 	// delays every SKU; with many, each carries one call. BenchmarkDeductManySKUs on two
 	// busy cores, per claim: 20-41 us with 1, 14-25 with 3, 48-70 with 8.
 	pipelines = 3
@@ -106,12 +110,13 @@ type Shield struct {
 	metrics metrics
 	scripts scripts
 
-	calls   chan *call
+	lanes   lanes
 	stopped chan struct{} // closed by Run when no sender is left
 	dedup   sync.Pool     // *dedup
 
 	identities identities
 	since      atomic.Int64 // generations that began before are distrusted
+	slots      slots        // the same, by slot of a Cluster
 
 	mu    sync.Mutex
 	views map[string]*view
@@ -152,11 +157,12 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 	}
 	s := &Shield{
 		cfg: cfg, ledger: source{ledger}, log: cfg.Logger,
-		calls: make(chan *call), stopped: make(chan struct{}),
-		views: make(map[string]*view), checks: make(map[string]*raiseCheck),
+		stopped: make(chan struct{}),
+		views:   make(map[string]*view), checks: make(map[string]*raiseCheck),
 	}
 	s.dedup.New = func() any { return newDedup() }
 	s.foreign.init()
+	s.lanes.init()
 	if err := s.scripts.read(); err != nil {
 		return nil, err
 	}
@@ -204,9 +210,6 @@ func (s *Shield) options(poolSize int) *redis.UniversalOptions {
 func (s *Shield) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.meetAll(ctx) })
-	for range pipelines {
-		wg.Go(func() { s.sendCalls(ctx) })
-	}
 	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
 	for {
@@ -218,6 +221,10 @@ func (s *Shield) Run(ctx context.Context) error {
 				return fmt.Errorf("deduct: closing connections: %w", err)
 			}
 			return nil
+		case l := <-s.lanes.opened:
+			for range pipelines {
+				wg.Go(func() { s.sendCalls(ctx, l) })
+			}
 		case now := <-sweep.C:
 			s.forgetIdle(now)
 		}

@@ -3,6 +3,7 @@ package deduct
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type view struct {
 // family is what this gateway knows of one segment's copy.
 type family struct {
 	tag     string
+	slot    int        // of its keys, in a Cluster
 	gen     generation // in use as far as this gateway knows; zero = unknown
 	floor   int64      // began of the newest generation used: Redis must not go back behind it
 	touched time.Time  // when its time to live was last set by this gateway
@@ -85,7 +87,7 @@ func (s *Shield) DistrustAll() { s.Distrust("", s.ledger.Now()) }
 func (v *view) familyOf(sku string, segment int) *family {
 	f, ok := v.families[segment]
 	if !ok {
-		f = &family{tag: familyTag(sku, segment)}
+		f = &family{tag: familyTag(sku, segment), slot: slotOf(sku + ":" + strconv.Itoa(segment))}
 		v.families[segment] = f
 	}
 	return f
@@ -94,20 +96,20 @@ func (v *view) familyOf(sku string, segment int) *family {
 // trusts reports whether a generation may be used; the caller holds v.mu. One that is
 // older than what was in use before means that Redis has gone back in time.
 func (s *Shield) trusts(v *view, f *family, g generation, sku *sale.SKU) bool {
-	return g.name != "" && g.serves(sku) && !s.distrusted(v, g) && g.began >= f.floor
+	return g.name != "" && g.serves(sku) && !s.distrusted(v, f, g) && g.began >= f.floor
 }
 
 // stillTrusts reports whether a generation that was used just now has not been distrusted
 // meanwhile.
-func (s *Shield) stillTrusts(v *view, g generation) bool {
+func (s *Shield) stillTrusts(v *view, sku *sale.SKU, segment int, g generation) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return !s.distrusted(v, g)
+	return !s.distrusted(v, v.familyOf(sku.Name, segment), g)
 }
 
 // distrusted reports whether Distrust was told of a generation; the caller holds v.mu.
-func (s *Shield) distrusted(v *view, g generation) bool {
-	return g.began < max(s.since.Load(), v.since)
+func (s *Shield) distrusted(v *view, f *family, g generation) bool {
+	return g.began < max(s.since.Load(), v.since, s.slots.since(f.slot))
 }
 
 // current returns the generation to use, and whether its time to live wants setting.

@@ -62,14 +62,38 @@ type Breaker struct {
 
 // New validates and starts nothing.
 func New(cfg Config) (*Breaker, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return makeBreaker(cfg), nil
+}
+
+// NewEach validates the config of the breakers of many servers of one kind, and returns
+// what makes one, by the server's name. No operator sees or forces these.
+func NewEach(cfg Config) (func(server string) *Breaker, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return func(server string) *Breaker {
+		one := cfg
+		one.Name += " " + server
+		return makeBreaker(one)
+	}, nil
+}
+
+func (cfg Config) validate() error {
 	switch {
 	case cfg.Name == "":
-		return nil, errors.New("fallback: a breaker needs a name")
+		return errors.New("fallback: a breaker needs a name")
 	case cfg.Window < 10*time.Millisecond || cfg.ProbeAfter <= 0:
-		return nil, fmt.Errorf("fallback: breaker %s: window must be at least 10ms and probe_after positive", cfg.Name)
+		return fmt.Errorf("fallback: breaker %s: window must be at least 10ms and probe_after positive", cfg.Name)
 	case cfg.FailureRatio <= 0 || cfg.FailureRatio > 1 || cfg.MinCalls < 1 || cfg.Consecutive < 1:
-		return nil, fmt.Errorf("fallback: breaker %s: want 0 < failure_ratio <= 1, min_calls >= 1, consecutive >= 1", cfg.Name)
+		return fmt.Errorf("fallback: breaker %s: want 0 < failure_ratio <= 1, min_calls >= 1, consecutive >= 1", cfg.Name)
 	}
+	return nil
+}
+
+func makeBreaker(cfg Config) *Breaker {
 	b := &Breaker{cfg: cfg, order: order{mode: sale.BreakerAuto}, usable: true}
 	b.cb = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         cfg.Name,
@@ -91,7 +115,7 @@ func New(cfg Config) (*Breaker, error) {
 		IsSuccessful:  b.succeeded,
 		OnStateChange: func(_ string, _, to gobreaker.State) { b.turned(to) },
 	})
-	return b, nil
+	return b
 }
 
 // excluded reports how a call may end that says nothing about the dependency.

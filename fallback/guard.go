@@ -38,6 +38,15 @@ func (b *Breaker) Ask(ctx context.Context, call func(context.Context) error) err
 	return call(ctx)
 }
 
+// Obey makes the call unless an operator's order forbids it, and does not count how it
+// ended.
+func (b *Breaker) Obey(ctx context.Context, call func(context.Context) error) error {
+	if b.modeNow() == sale.BreakerForcedOpen {
+		return sale.ErrNotCalled
+	}
+	return call(ctx)
+}
+
 // Probe makes a job of asking the dependency for a sign of life. While nobody calls it,
 // for instance because every claim is parked, its breaker would not learn that it is
 // back. It may take as long as timeout. The job never fails: the breaker and the

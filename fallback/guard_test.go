@@ -130,6 +130,43 @@ func TestGuards(t *testing.T) {
 	}
 }
 
+// Each server of many has a breaker of its own: the one in front of all of them opens by an
+// operator's order, and by nothing else.
+func TestGuardShards(t *testing.T) {
+	behind := &failing{}
+	for i := range reflect.TypeFor[Shield]().NumMethod() {
+		method := reflect.TypeFor[Shield]().Method(i).Name
+		if slices.Contains([]string{"BulkLoad", "Rebuild", "Distrust"}, method) {
+			continue
+		}
+		b := newBreaker(t, config())
+		guard := GuardShards(behind, b)
+		for range 3 * config().Consecutive {
+			if err := callByName(t.Context(), guard, method); !errors.Is(err, errAway) || !guard.Usable() {
+				t.Errorf("%s: %v, usable %t", method, err, guard.Usable())
+			}
+		}
+		force(b, sale.BreakerForcedOpen, 0, "")
+		if err := callByName(t.Context(), guard, method); !errors.Is(err, sale.ErrNotCalled) {
+			t.Errorf("%s past an order: %v", method, err)
+		}
+	}
+	each, err := NewEach(config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, other := each("a:1"), each("b:2")
+	for range config().Consecutive {
+		do(one, errAway)
+	}
+	if one.Usable() || !other.Usable() {
+		t.Errorf("one failed: it is usable %t, and the other %t", one.Usable(), other.Usable())
+	}
+	if _, err := NewEach(Config{}); err == nil {
+		t.Error("breakers of nothing")
+	}
+}
+
 func TestGuardedBacklogIsUsableWhenBothAre(t *testing.T) {
 	for _, c := range []struct{ connected, closed bool }{{true, true}, {true, false}, {false, true}} {
 		b := newBreaker(t, config())

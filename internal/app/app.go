@@ -81,11 +81,18 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	if a.shield, err = deduct.New(shieldConfig(cfg, log, reg, a.backlog), a.ledger.Source()); err != nil {
+	redisBreaker := breakerConfig("redis", cfg.Breaker.Redis, log, func() { a.shield.Doubt() })
+	shieldBreaker, err := fallback.New(redisBreaker)
+	if err != nil {
 		return nil, err
 	}
-	shieldBreaker, err := fallback.New(breakerConfig("redis", cfg.Breaker.Redis, log, a.shield.Doubt))
+	eachServer, err := fallback.NewEach(redisBreaker)
 	if err != nil {
+		return nil, err
+	}
+	shieldCfg := shieldConfig(cfg, log, reg, a.backlog)
+	shieldCfg.Breaker = func(server string) deduct.Breaker { return eachServer(server) }
+	if a.shield, err = deduct.New(shieldCfg, a.ledger.Source()); err != nil {
 		return nil, err
 	}
 	var ceiling checkout.Ceiling
@@ -94,7 +101,10 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 			return nil, err
 		}
 	}
-	guardedLedger, guardedShield := fallback.GuardLedger(a.ledger, ledgerBreaker), fallback.GuardShield(a.shield, shieldBreaker)
+	guardedLedger, guardedShield, guardShield := fallback.GuardLedger(a.ledger, ledgerBreaker), fallback.GuardShield(a.shield, shieldBreaker), shieldBreaker.Do
+	if a.shield.Sharded() {
+		guardedShield, guardShield = fallback.GuardShards(a.shield, shieldBreaker), shieldBreaker.Obey
+	}
 	a.checkout, err = checkout.New(checkoutConfig(cfg, log, reg), checkout.Deps{
 		Shield: guardedShield, Ledger: guardedLedger, Ceiling: ceiling,
 		Backlog: fallback.GuardBacklog(a.backlog, natsBreaker), Stats: a.stats,
@@ -139,7 +149,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 			return a.backlog.Drain(ctx, a.checkout.SettleParked)
 		})},
 		jobs.Job{Name: "reconcile", Every: cfg.Reconcile.Period, Within: hungAfter, Able: func() bool { return ledgerUp() && redisUp() }, Run: anyLeader(func(ctx context.Context) error {
-			return shieldBreaker.Do(ctx, func(ctx context.Context) error { _, err := a.shield.Reconcile(ctx); return err })
+			return guardShield(ctx, func(ctx context.Context) error { _, err := a.shield.Reconcile(ctx); return err })
 		})},
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Within: hungAfter, Able: ledgerUp, Run: a.ledger.Expire},
 		jobs.Job{Name: "limits", Every: limitsEvery, Within: hungAfter, Able: ledgerUp, Run: anyLeader(a.ledger.CountBuyers)},
