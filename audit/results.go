@@ -140,7 +140,7 @@ func (a *Auditor) checkStreams(ctx context.Context, r *Report) {
 	if a.results == nil {
 		c.notMade = errNotConfigured.Error()
 	} else if lines, err := a.results.CompareStreams(ctx); err != nil {
-		c.notMade = err.Error()
+		c.notMade, c.warning = err.Error(), false
 	} else {
 		for _, line := range lines {
 			a.add(&c, sale.Finding{Detail: line})
