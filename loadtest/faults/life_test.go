@@ -53,7 +53,8 @@ func (c *cluster) timeIsUp(sku string) {
 		c.t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	const now = "FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000)"
+	// One time for both: the due list names the orders' own.
+	now := fmt.Sprint(c.query("SELECT FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000)"))
 	for _, q := range []string{
 		"UPDATE orders SET pay_by = " + now + " WHERE sku = '" + sku + "' AND status = 'reserved'",
 		// A row of the list names orders of all SKUs that one commit made; tests that

@@ -21,8 +21,10 @@ func TestCommitOutcomeUnknown(t *testing.T) {
 	for _, way := range []string{"hot", "cold"} {
 		sku := "shoe-" + way
 		c.putSKU(sku, map[string]any{"total": 1000, "heat": way, "per_user_limit": 3})
-		// The first orders load the shield, so that the next one goes through it.
-		c.warm(sku, 3)
+		if way == "hot" {
+			// The first orders load the shield, so that the next one goes through it.
+			c.warm(sku, 3)
+		}
 		for name, trap := range map[string]func(first, pattern string) <-chan struct{}{
 			"after": front.SwallowReplyAfter, "before": front.CutAfter,
 		} {
