@@ -42,7 +42,7 @@ func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
 		return nil
 	}
 	// Of a Cluster's masters this one only: the others' copies are as they were.
-	if _, ok := s.client.(*redis.ClusterClient); ok {
+	if s.Sharded() {
 		if slots, err := slotsOf(ctx, cn); err == nil {
 			s.log.Warn("a master of Redis is another server, or an older one: its copies are loaded anew", "server", cn.String())
 			s.slots.distrust(slots, s.ledger.Now())

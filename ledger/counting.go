@@ -124,15 +124,8 @@ func (db *DB) buyerWorkNames(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
-	var names []string
-	for rows.Next() {
-		var name string
-		if err = rows.Scan(&name); err != nil {
-			break
-		}
-		names = append(names, name)
-	}
-	return names, db.away(ctx, closeRows(rows, err))
+	names, err := scanNames(rows)
+	return names, db.away(ctx, err)
 }
 
 // countStep takes the work on one SKU a step further: one short transaction.

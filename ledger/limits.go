@@ -105,15 +105,7 @@ func (db *DB) someBuyers(ctx context.Context, conn *sql.Conn, sku string) ([]str
 	if err != nil {
 		return nil, err
 	}
-	var users []string
-	for rows.Next() {
-		var user string
-		if err = rows.Scan(&user); err != nil {
-			break
-		}
-		users = append(users, user)
-	}
-	return users, closeRows(rows, err)
+	return scanNames(rows)
 }
 
 // liveUnits is what each buyer's live orders of the SKU hold.

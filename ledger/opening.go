@@ -20,15 +20,8 @@ func (db *DB) Opening(ctx context.Context, from, to int64, limit int) ([]string,
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
-	var names []string
-	for rows.Next() {
-		var name string
-		if err = rows.Scan(&name); err != nil {
-			break
-		}
-		names = append(names, name)
-	}
-	if err := closeRows(rows, err); err != nil {
+	names, err := scanNames(rows)
+	if err != nil {
 		return nil, db.away(ctx, err)
 	}
 	db.noteErr(nil)

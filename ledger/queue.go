@@ -78,8 +78,10 @@ func (q *groupQueue) put(c *call) error {
 	if q.closed {
 		return sale.ErrShuttingDown
 	}
-	if wait := q.wait(len(c.asks)); wait > 0 && c.batch.Around && !c.batch.Due.IsZero() && time.Until(c.batch.Due) < wait {
-		return fmt.Errorf("%w: %w", sale.ErrDegraded, sale.ErrOverloaded)
+	if c.batch.Around && !c.batch.Due.IsZero() {
+		if wait := q.wait(len(c.asks)); wait > 0 && time.Until(c.batch.Due) < wait {
+			return fmt.Errorf("%w: %w", sale.ErrDegraded, sale.ErrOverloaded)
+		}
 	}
 	q.arrivals++
 	c.number, c.commits = q.arrivals, q.commits.Load()

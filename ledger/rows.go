@@ -131,3 +131,15 @@ func appendSKUsRead(s *script, jobs []*job) {
 	s.raw(")")
 	s.endWith(selects, 0)
 }
+
+// scanNames reads a result set of one column of text to its end and closes it.
+func scanNames(rows resultSet) (names []string, err error) {
+	for rows.Next() {
+		var name string
+		if err = rows.Scan(&name); err != nil {
+			break
+		}
+		names = append(names, name)
+	}
+	return names, closeRows(rows, err)
+}
