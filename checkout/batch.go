@@ -1,168 +1,198 @@
 package checkout
 
 import (
+	"slices"
 	"time"
 
 	"flashgate/sale"
 )
 
-// batch is the claims of one Settle call and how far each has come. The lists hold
-// indexes into claims: first every claim is open, then each is in one of the others, or
-// has its verdict; one that is refused or unsure may have the verdict that stands if
-// nobody knows better. Settle's goroutine owns it; while it looks orders up beside the
-// commit, the two sides touch the verdicts of different claims.
+// batch is the claims of one Settle call and what is known for all of them. Settle's
+// goroutine owns it; while it looks orders up beside the commit, the two sides touch
+// entries of different fates.
 type batch struct {
-	sku      *sale.SKU
-	claims   []*sale.Claim
-	verdicts []sale.Verdict
-	due      time.Time // when the oldest claim has waited for long enough
-	asked    int64     // ledger ms, from before the shield was asked
+	sku     *sale.SKU
+	entries []entry
+	due     time.Time // when the oldest claim has waited for long enough
+	place   place
+	asked   int64 // ledger ms, from before the shield was asked
 
-	open     []int // not yet judged
-	admitted []int // the shield took units for them, out of segments
-	segments []int
-	around   []int // go to the ledger without the shield
-	unsure   []int // the shield cannot say; the ledger decides. A verdict is the shield's word
-	refused  []int // refused, verdict set; those with a key may still be repeats
-	repeats  []int // of the unsure: ids that the shield has seen, to be parked
-
-	missed  bool // the shield, whose copy may be in use, has not heard of those around
-	behind  bool // what is admitted queues in the backlog instead of asking the ledger
-	beside  bool // claims are parked out of reach: what is admitted goes ahead, nothing else
-	failed  bool // the ledger gave no answer on the admitted
-	offered bool // and may have committed them all the same
 	token   sale.BatchToken
 	copies  map[int]string // the copies that judged it, by segment
-	settled bool           // it is known how each of the admitted ended
 	left    map[int]int64  // what the ledger had left where it refused for stock
+	missed  bool           // the shield, whose copy may be in use, has not heard of those around
+	offered bool           // the ledger may have committed what was admitted, without an answer
 }
 
+// place is where the batch stands among claims of its SKU that are parked.
+type place uint8
+
+const (
+	first  place = iota // none is
+	behind              // they come first: what is admitted queues after them
+	beside              // they are out of reach: what is admitted goes ahead, nothing else
+)
+
+// entry is one claim of a batch and how far it has come.
+type entry struct {
+	claim   *sale.Claim
+	fate    fate
+	segment int          // out of which the shield took its units; none = it took nothing
+	said    sale.Outcome // a refusal, by the shield or from memory
+	verdict sale.Verdict // once it is decided, or lost
+}
+
+const none = -1
+
+// fate is what comes next for a claim.
+type fate uint8
+
+const (
+	open     fate = iota // not judged yet
+	admitted             // the shield took its units: the ledger decides
+	around               // the ledger decides, without the shield
+	seen                 // the shield knows the id: it is an order's, or the ledger decides
+	doubted              // refused, but by nobody who could know: the ledger decides
+	refused              // refused, unless it is the repeat of an order
+	waiting              // the ledger does not answer, or not yet: it is parked
+	decided              // it has its verdict
+	lost                 // it has none, and nobody knows whether it is an order
+)
+
 func newBatch(claims []*sale.Claim, maxAge time.Duration) *batch {
-	b := &batch{claims: claims, verdicts: make([]sale.Verdict, len(claims)), open: make([]int, len(claims))}
+	b := &batch{entries: make([]entry, len(claims))}
 	oldest := claims[0].QueuedAt
 	for i, c := range claims {
-		b.open[i] = i
+		b.entries[i] = entry{claim: c, segment: none}
 		oldest = min(oldest, c.QueuedAt)
 	}
 	b.due = time.UnixMilli(oldest).Add(maxAge)
 	return b
 }
 
-// fail answers every claim with the same failure.
-func (b *batch) fail(err error) []sale.Verdict {
-	for i := range b.verdicts {
-		b.verdicts[i] = failure(err)
+// with returns the entries of these fates, in the order of arrival.
+func (b *batch) with(fates ...fate) []*entry {
+	var list []*entry
+	for i := range b.entries {
+		if slices.Contains(fates, b.entries[i].fate) {
+			if list == nil {
+				list = make([]*entry, 0, len(b.entries)-i)
+			}
+			list = append(list, &b.entries[i])
+		}
 	}
-	return b.verdicts
+	return list
 }
 
-func (b *batch) popOpen() []int {
-	open := b.open
-	b.open = nil
-	return open
+// end gives every claim that is still open the same verdict.
+func (b *batch) end(v sale.Verdict) {
+	for _, e := range b.with(open) {
+		e.decide(v)
+	}
 }
 
-func (b *batch) pick(list []int) []*sale.Claim {
-	out := make([]*sale.Claim, len(list))
-	for k, i := range list {
-		out[k] = b.claims[i]
+// verdicts are the answers to the claims, once each has one.
+func (b *batch) verdicts() []sale.Verdict {
+	out := make([]sale.Verdict, len(b.entries))
+	for i := range b.entries {
+		out[i] = b.entries[i].verdict
 	}
 	return out
 }
 
-func (b *batch) openClaims() []*sale.Claim {
-	if len(b.open) == len(b.claims) {
-		return b.claims
-	}
-	return b.pick(b.open)
-}
+func (e *entry) decide(v sale.Verdict) { e.fate, e.verdict = decided, v }
 
-// refuse records a refusal that a keyed claim may yet escape as a repeat.
-func (b *batch) refuse(i int, o sale.Outcome) {
-	b.verdicts[i] = sale.Verdict{Outcome: o}
-	b.refused = append(b.refused, i)
-}
+// refuse records a refusal that a claim with a key may yet escape as a repeat.
+func (e *entry) refuse(o sale.Outcome) { e.fate, e.said = refused, o }
 
 // doubt records a refusal that the ledger has to make itself.
-func (b *batch) doubt(i int, o sale.Outcome) {
-	b.verdicts[i] = sale.Verdict{Outcome: o}
-	b.unsure = append(b.unsure, i)
+func (e *entry) doubt(o sale.Outcome) { e.fate, e.said = doubted, o }
+
+// repeat answers a claim whose order exists: duplicate, or conflict when the payload
+// differs.
+func (e *entry) repeat(found map[sale.OrderID]sale.Order) bool {
+	o, ok := found[e.claim.ID]
+	switch {
+	case !ok:
+		return false
+	case o.Hash != e.claim.Hash:
+		e.decide(sale.Verdict{Outcome: sale.Conflict})
+	default:
+		e.decide(sale.Verdict{Outcome: sale.Duplicate, Order: &o})
+	}
+	return true
 }
 
-// soldOut returns those of the refused that gave a key and were sold out, and the others.
-func (b *batch) soldOut() (asked, rest []int) {
-	for _, i := range b.refused {
-		if b.claims[i].Keyed && b.verdicts[i].Outcome == sale.SoldOut {
-			asked = append(asked, i)
-		} else {
-			rest = append(rest, i)
-		}
+// stands makes the refusal the verdict.
+func (e *entry) stands() { e.decide(sale.Verdict{Outcome: e.said}) }
+
+// unanswered ends a claim about which the ledger could not be asked. A refusal stands
+// where the claim cannot be a repeat.
+func (e *entry) unanswered(err error) {
+	if e.claim.Keyed || e.said == sale.NoOutcome {
+		e.decide(failure(err))
+	} else {
+		e.stands()
 	}
-	return asked, rest
+}
+
+func claimsOf(list []*entry) []*sale.Claim {
+	out := make([]*sale.Claim, len(list))
+	for k, e := range list {
+		out[k] = e.claim
+	}
+	return out
 }
 
 // keyed returns the ids of those claims in the list that gave a key.
-func (b *batch) keyed(list []int) []sale.OrderID {
+func keyed(list []*entry) []sale.OrderID {
 	var ids []sale.OrderID
-	for _, i := range list {
-		if b.claims[i].Keyed {
-			ids = append(ids, b.claims[i].ID)
+	for _, e := range list {
+		if e.claim.Keyed {
+			ids = append(ids, e.claim.ID)
 		}
 	}
 	return ids
 }
 
-// repeat answers a claim whose order exists: duplicate, or conflict when the payload
-// differs.
-func (b *batch) repeat(i int, found map[sale.OrderID]sale.Order) bool {
-	o, ok := found[b.claims[i].ID]
-	if !ok {
-		return false
-	}
-	if o.Hash != b.claims[i].Hash {
-		b.verdicts[i] = sale.Verdict{Outcome: sale.Conflict}
-	} else {
-		b.verdicts[i] = sale.Verdict{Outcome: sale.Duplicate, Order: &o}
-	}
-	return true
-}
-
 // adopt takes over the ledger's verdicts for the claims in the list.
-func (b *batch) adopt(list []int, res sale.CommitResult, err error) {
-	for k, i := range list {
-		if err != nil {
-			b.unanswered(i, err)
-		} else {
-			b.verdicts[i] = res.Verdicts[k]
-		}
-	}
-}
-
-// unanswered ends a claim that the ledger gave no answer on. A refusal stands where
-// the claim cannot be a repeat.
-func (b *batch) unanswered(i int, err error) {
-	if b.claims[i].Keyed || b.verdicts[i].Outcome == sale.NoOutcome {
-		b.verdicts[i] = failure(err)
+func adopt(list []*entry, res sale.CommitResult) {
+	for k, e := range list {
+		e.decide(res.Verdicts[k])
 	}
 }
 
 // settlements is what the shield has to learn of this batch: which claims it admitted
-// the ledger refused, and how much the ledger had left where it refused for stock.
+// the ledger refused, and how much the ledger had left where it refused for stock. It is
+// nothing where it took nothing, or where it is not known how each claim ended: then the
+// batch stays tentative.
 func (b *batch) settlements() []sale.Settlement {
-	first := sale.Settlement{Token: b.token, LedgerLeft: -1}
-	for k, i := range b.admitted {
-		o := b.verdicts[i].Outcome
+	mine := sale.Settlement{Token: b.token, LedgerLeft: -1}
+	took := false
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.segment == none {
+			continue
+		}
+		if e.fate == lost {
+			return nil
+		}
+		took = true
+		o := e.verdict.Outcome
 		if o == sale.Reserved || o == sale.Queued {
 			continue // a parked claim's end is told by whoever drains it
 		}
-		first.Refused = append(first.Refused, sale.Refused{
-			ID: b.claims[i].ID, User: b.claims[i].User, Quantity: b.claims[i].Quantity,
-			Segment: b.segments[k],
+		mine.Refused = append(mine.Refused, sale.Refused{
+			ID: e.claim.ID, User: e.claim.User, Quantity: e.claim.Quantity,
+			Segment: e.segment,
 			Restock: o != sale.SoldOut,
 			Keep:    o == sale.Duplicate || o == sale.Conflict,
 		})
 	}
-	return append([]sale.Settlement{first}, figures(b.sku, b.left, b.copies)...)
+	if !took {
+		return nil
+	}
+	return append([]sale.Settlement{mine}, figures(b.sku, b.left, b.copies)...)
 }
 
 // figures is what the ledger had left, by the segments that the shield has: a segment that

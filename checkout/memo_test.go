@@ -12,7 +12,7 @@ import (
 	"flashgate/sale"
 )
 
-func refused(c *sale.Claim, restock, keep bool) sale.Refused {
+func turnedDown(c *sale.Claim, restock, keep bool) sale.Refused {
 	return sale.Refused{ID: c.ID, User: c.User, Quantity: c.Quantity, Restock: restock, Keep: keep}
 }
 
@@ -27,10 +27,10 @@ func TestSettlements(t *testing.T) {
 	}{
 		{"all reserved", "AAA", "RRR", nil, false},
 		{"not those that were not admitted", "A-S", "R", nil, false},
-		{"limit: given back", "AAA", "RLR", []sale.Refused{refused(claims("b")[0], true, false)}, false},
-		{"repeats: given back, known", "AAA", "DCR", []sale.Refused{refused(claims("a")[0], true, true), refused(claims("b")[0], true, true)}, false},
-		{"state: given back", "AAA", "RRp", []sale.Refused{refused(claims("c")[0], true, false)}, false},
-		{"stock: not given back, and the ledger's figure", "AAA", "R--", []sale.Refused{refused(claims("b")[0], false, false), refused(claims("c")[0], false, false)}, true},
+		{"limit: given back", "AAA", "RLR", []sale.Refused{turnedDown(claims("b")[0], true, false)}, false},
+		{"repeats: given back, known", "AAA", "DCR", []sale.Refused{turnedDown(claims("a")[0], true, true), turnedDown(claims("b")[0], true, true)}, false},
+		{"state: given back", "AAA", "RRp", []sale.Refused{turnedDown(claims("c")[0], true, false)}, false},
+		{"stock: not given back, and the ledger's figure", "AAA", "R--", []sale.Refused{turnedDown(claims("b")[0], false, false), turnedDown(claims("c")[0], false, false)}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestSettlementsOfCommitsThatFail(t *testing.T) {
 			t.Errorf("the verdict is %q, want u", got)
 		}
 		w.Quiet(t.Context(), "s")
-		want := []sale.Settlement{{Token: 2, Refused: []sale.Refused{refused(claims("b")[0], true, false)}, LedgerLeft: -1}}
+		want := []sale.Settlement{{Token: 2, Refused: []sale.Refused{turnedDown(claims("b")[0], true, false)}, LedgerLeft: -1}}
 		if told := w.shield.takeTold(); !reflect.DeepEqual(told, want) {
 			t.Errorf("told %+v, want %+v", told, want)
 		}

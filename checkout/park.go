@@ -1,8 +1,10 @@
 package checkout
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"flashgate/sale"
@@ -29,31 +31,33 @@ const (
 	markFor = time.Minute
 )
 
-// queuesBehind reports whether what the shield admits of the batch has to be parked:
-// because the ledger is away, or because claims of the SKU are parked, which come
-// first. A backlog that will be drained in a moment is waited for. One that is away
-// itself, with the ledger back, must not stop the sale: the parked claims have their
-// units in the shield, so that nobody takes them who goes through it.
-func (c *Checkout) queuesBehind(ctx context.Context, b *batch) bool {
+// placeOf is where the batch stands: what the shield admits of it has to be parked when
+// the ledger is away, or when claims of the SKU are parked, which come first. A backlog
+// that will be drained in a moment is waited for. One that is away itself, with the ledger
+// back, must not stop the sale: the parked claims have their units in the shield, so that
+// nobody takes them who goes through it.
+func (c *Checkout) placeOf(ctx context.Context, b *batch) place {
 	if c.Backlog == nil {
-		return false
+		return first
 	}
 	if !c.Ledger.Usable() {
-		return true
+		return behind
 	}
 	waiting := c.Backlog.Waiting(b.sku.Name)
-	if waiting == 0 {
-		return false
-	}
-	if waiting > shortBacklog && c.Backlog.Usable() || !c.ledgerAnswers(ctx, b) {
-		return true
-	}
-	if b.beside = !c.Backlog.Usable(); b.beside {
-		return false
+	switch {
+	case waiting == 0:
+		return first
+	case waiting > shortBacklog && c.Backlog.Usable(), !c.ledgerAnswers(ctx, b):
+		return behind
+	case !c.Backlog.Usable():
+		return beside
 	}
 	ctx, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(holdFor), b.due))
 	defer cancel()
-	return !c.Backlog.Drained(ctx, b.sku.Name)
+	if c.Backlog.Drained(ctx, b.sku.Name) {
+		return first
+	}
+	return behind
 }
 
 // ledgerAnswers asks. That a breaker is usable may only mean that nobody has called
@@ -61,7 +65,7 @@ func (c *Checkout) queuesBehind(ctx context.Context, b *batch) bool {
 func (c *Checkout) ledgerAnswers(ctx context.Context, b *batch) bool {
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	_, err := c.Ledger.Find(ctx, []sale.OrderID{b.claims[0].ID})
+	_, err := c.Ledger.Find(ctx, []sale.OrderID{b.entries[0].claim.ID})
 	return err == nil
 }
 
@@ -69,17 +73,17 @@ func (c *Checkout) ledgerAnswers(ctx context.Context, b *batch) bool {
 // only when the ledger is there and nothing of the SKU is parked. Otherwise it waits a
 // little, after which the shield is asked again about the claims that are still open.
 func (c *Checkout) mayGoAround(ctx context.Context, b *batch) bool {
-	if !b.behind && !b.beside {
+	if b.place == first {
 		return true
 	}
-	if b.beside || !c.Ledger.Usable() {
+	if b.place == beside || !c.Ledger.Usable() {
 		b.end(sale.Verdict{Err: sale.ErrUnavailable})
 		return false
 	}
 	wait, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(lookAgain), b.due))
 	defer cancel()
 	if c.Backlog.Drained(wait, b.sku.Name) {
-		b.behind = false
+		b.place = first
 		return true
 	}
 	if !time.Now().Before(b.due) || ctx.Err() != nil {
@@ -95,13 +99,6 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// end gives every claim that is still open the same verdict.
-func (b *batch) end(v sale.Verdict) {
-	for _, i := range b.popOpen() {
-		b.verdicts[i] = v
-	}
-}
-
 // parks reports whether claims that failed so are parked.
 func (c *Checkout) parks(err error) bool {
 	return c.Backlog != nil && !errors.Is(err, sale.ErrShuttingDown)
@@ -112,19 +109,15 @@ func (c *Checkout) parks(err error) bool {
 // claim: whoever drains it finds out. It has its own time, since a parked claim lives
 // by another clock; only the end of the process cuts it short.
 func (c *Checkout) park(ctx context.Context, b *batch) {
-	list, took := b.repeats, 0
-	if b.failed || b.behind {
-		list, took = append(b.admitted[:len(b.admitted):len(b.admitted)], b.repeats...), len(b.admitted)
-	}
+	list := b.with(waiting)
 	if len(list) == 0 {
 		return
 	}
+	// What the shield took units for comes before what may be its repeat.
+	slices.SortStableFunc(list, func(x, y *entry) int { return cmp.Compare(min(y.segment, 0), min(x.segment, 0)) })
 	if !c.Backlog.Usable() {
-		for _, i := range list {
-			b.verdicts[i] = sale.Verdict{Err: sale.ErrUnavailable}
-		}
-		if took > 0 {
-			b.settled = !b.offered
+		for _, e := range list {
+			b.notParked(e, sale.ErrUnavailable)
 		}
 		return
 	}
@@ -132,39 +125,40 @@ func (c *Checkout) park(ctx context.Context, b *batch) {
 	defer cancel()
 	now := c.Ledger.Now()
 	parked, orders := make([]sale.Parked, len(list)), make([]sale.Order, len(list))
-	for k, i := range list {
-		parked[k] = sale.Parked{Claim: *b.claims[i], ParkedAt: now}
-		if k < took {
-			parked[k].Took, parked[k].Segment = true, b.segments[k]
+	for k, e := range list {
+		parked[k] = sale.Parked{Claim: *e.claim, ParkedAt: now}
+		if e.segment != none {
+			parked[k].Took, parked[k].Segment = true, e.segment
 		}
-		orders[k] = sale.QueuedOrder(b.claims[i])
+		orders[k] = sale.QueuedOrder(e.claim)
 	}
 	// The mark comes first: it must not hide what the drainer says later.
 	c.remember(ctx, orders, c.cfg.MaxWait+markFor)
-	known := true
 	var unmark []sale.Order
 	for k, err := range c.Backlog.Park(ctx, b.sku.Name, parked) {
-		i := list[k]
-		switch {
-		case err == nil:
-			b.verdicts[i] = sale.Verdict{Outcome: sale.Queued, Order: &orders[k]}
-		case errors.Is(err, sale.ErrQueueFull):
-			b.verdicts[i] = sale.Verdict{Err: sale.ErrQueueFull}
-		default:
-			b.verdicts[i] = sale.Verdict{Err: sale.ErrUnavailable}
+		e := list[k]
+		if err == nil {
+			e.decide(sale.Verdict{Outcome: sale.Queued, Order: &orders[k]})
+			continue
 		}
+		b.notParked(e, err)
 		// What neither the backlog nor the ledger can have needs no reconciler.
-		if err != nil && !errors.Is(err, sale.ErrUnknown) {
-			unmark = append(unmark, sale.Rejected(b.claims[i], sale.TimedOut))
-		}
-		if k < took && err != nil && (b.offered || errors.Is(err, sale.ErrUnknown)) {
-			known = false
+		if !errors.Is(err, sale.ErrUnknown) {
+			unmark = append(unmark, sale.Rejected(e.claim, sale.TimedOut))
 		}
 	}
 	if len(unmark) > 0 {
 		c.remember(ctx, unmark, time.Millisecond) // gone at once: nothing is known of them
 	}
-	if took > 0 {
-		b.settled = known
+}
+
+// notParked ends a claim that the backlog did not take, or may not have taken.
+func (b *batch) notParked(e *entry, err error) {
+	e.decide(sale.Verdict{Err: sale.ErrUnavailable})
+	if errors.Is(err, sale.ErrQueueFull) {
+		e.verdict.Err = sale.ErrQueueFull
+	}
+	if b.offered || errors.Is(err, sale.ErrUnknown) {
+		e.fate = lost
 	}
 }

@@ -19,40 +19,36 @@ func (c *Checkout) Settle(ctx context.Context, name string, claims []*sale.Claim
 	defer cancel()
 
 	if err := c.judge(ctx, name, b); err != nil {
-		b.fail(err)
+		b.end(failure(err))
 	}
 	admitted()
-	var wg sync.WaitGroup
-	if len(b.admitted)+len(b.around) > 0 {
-		wg.Go(func() { c.commit(ctx, b) })
-	}
-	c.lookUp(ctx, b)
-	wg.Wait()
-	c.decideUnsure(ctx, b)
+	c.commitAndLookUp(ctx, b)
+	c.decideDoubted(ctx, b)
 	c.park(whole, b)
-	c.learn(b)
-	c.count(b)
-	return b.verdicts
+	c.keep(name, b.settlements())
+	verdicts := b.verdicts()
+	c.count(name, verdicts)
+	return verdicts
 }
 
-// judge has every claim refused, admitted, sent around, or left unsure. An error means
-// that nothing can be done for any of them.
+// judge has every claim refused, admitted, sent around, or doubted. An error means that
+// nothing can be done for any of them.
 func (c *Checkout) judge(ctx context.Context, name string, b *batch) error {
 	sku, err := c.Ledger.SKU(ctx, name)
 	if err != nil {
 		return err
 	}
 	b.sku = sku
-	b.behind = c.queuesBehind(ctx, b)
-	if b.behind && !c.Backlog.Usable() || !b.behind && !c.Ledger.Usable() {
+	b.place = c.placeOf(ctx, b)
+	if b.place == behind && !c.Backlog.Usable() || b.place != behind && !c.Ledger.Usable() {
 		// Nobody can be told yes, nor be queued: no units are taken for nothing.
 		return sale.ErrUnavailable
 	}
 	c.refuseByState(b)
 	c.refuseFromMemory(ctx, b)
-	for len(b.open) > 0 && !c.throughShield(ctx, b) {
+	for list := b.with(open); len(list) > 0 && !c.throughShield(ctx, b, list); list = b.with(open) {
 		if c.mayGoAround(ctx, b) {
-			c.aroundShield(ctx, b)
+			c.aroundShield(ctx, b, list)
 		}
 	}
 	return nil
@@ -70,11 +66,11 @@ func (c *Checkout) refuseByState(b *batch) {
 	}
 	near := func(at int64) bool { return at != 0 && max(at-now, now-at) < clockDoubt.Milliseconds() }
 	doubt := near(b.sku.OpensAt) || near(b.sku.ClosesAt)
-	for _, i := range b.popOpen() {
-		if doubt && b.claims[i].Keyed && !b.behind && !b.beside {
-			b.doubt(i, gate)
+	for _, e := range b.with(open) {
+		if doubt && e.claim.Keyed && b.place == first {
+			e.doubt(gate)
 		} else {
-			b.refuse(i, gate)
+			e.refuse(gate)
 		}
 	}
 }
@@ -84,10 +80,14 @@ func (c *Checkout) refuseByState(b *batch) {
 // buyer at the limit is to hear of the limit first.
 func (c *Checkout) refuseFromMemory(ctx context.Context, b *batch) {
 	m := c.memoOf(b.sku.Name)
-	if len(b.open) == 0 || b.sku.PerUserLimit != 0 || !m.soldOut.fresh(time.Now()) {
+	if b.sku.PerUserLimit != 0 || !m.soldOut.fresh(time.Now()) {
 		return
 	}
-	found, exhausted, err := c.Ledger.FindExhausted(ctx, b.sku.Name, b.keyed(b.open))
+	list := b.with(open)
+	if len(list) == 0 {
+		return
+	}
+	found, exhausted, err := c.Ledger.FindExhausted(ctx, b.sku.Name, keyed(list))
 	if err != nil {
 		return // the shield can still say what to do with each claim
 	}
@@ -96,25 +96,25 @@ func (c *Checkout) refuseFromMemory(ctx context.Context, b *batch) {
 		return
 	}
 	m.soldOut.note(time.Now())
-	for _, i := range b.popOpen() {
-		if !b.repeat(i, found) {
-			b.verdicts[i] = sale.Verdict{Outcome: sale.SoldOut}
+	for _, e := range list {
+		if !e.repeat(found) {
+			e.decide(sale.Verdict{Outcome: sale.SoldOut})
 		}
 	}
 }
 
-// throughShield has the shield judge every open claim; false means that it cannot and
-// the claims, still open, go around it. An outcome that is unknown is not guessed: the
+// throughShield has the shield judge the open claims; false means that it cannot and
+// they, still open, go around it. An outcome that is unknown is not guessed: the
 // claims go on under the same ids, and what the shield may have taken stays tentative
 // until the reconciler holds it against the ledger.
-func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
+func (c *Checkout) throughShield(ctx context.Context, b *batch, list []*entry) bool {
 	if b.sku.Heat == sale.HeatCold {
 		return false
 	}
 	m := c.memoOf(b.sku.Name)
 	settled := m.drain()
 	b.asked = c.Ledger.Now()
-	d, err := c.Shield.Deduct(ctx, b.sku, b.openClaims(), settled)
+	d, err := c.Shield.Deduct(ctx, b.sku, claimsOf(list), settled)
 	if err != nil {
 		c.keep(b.sku.Name, settled)
 		b.missed = true
@@ -125,33 +125,7 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 		return false
 	}
 	b.token, b.copies = d.Token, d.Copies
-	spare := d.Left
-	for k, i := range b.popOpen() {
-		switch d.Answers[k] {
-		case sale.Admitted:
-			b.admitted = append(b.admitted, i)
-			b.segments = append(b.segments, d.Segments[k])
-		case sale.Seen:
-			b.unsure = append(b.unsure, i)
-		case sale.ShieldLimit:
-			// What has the buyer at the limit may not be committed yet, or never be.
-			if !b.behind && !b.beside && (b.claims[i].Keyed || c.limitChecks.Allow()) {
-				b.doubt(i, sale.LimitReached)
-				break
-			}
-			b.refuse(i, sale.LimitReached)
-		case sale.ShieldSoldOut:
-			// No segment has enough, but together they may, and the ledger can move units.
-			if n := b.claims[i].Quantity; b.sku.Segments > 1 && n <= spare && !b.behind {
-				spare -= n
-				b.doubt(i, sale.SoldOut)
-				break
-			}
-			b.refuse(i, sale.SoldOut)
-		default:
-			b.verdicts[i] = sale.Verdict{Err: sale.ErrUnavailable}
-		}
-	}
+	c.adoptAnswers(b, list, d)
 	if d.Left < 1 {
 		m.soldOut.note(time.Now())
 	} else {
@@ -160,45 +134,115 @@ func (c *Checkout) throughShield(ctx context.Context, b *batch) bool {
 	return true
 }
 
-// aroundShield lets the open claims pass, under the ceiling where there is one. The pace
+// adoptAnswers says what comes next for each claim, by what the shield said of it.
+func (c *Checkout) adoptAnswers(b *batch, list []*entry, d sale.Deduction) {
+	spare := d.Left
+	for k, e := range list {
+		switch d.Answers[k] {
+		case sale.Admitted:
+			e.segment = d.Segments[k]
+			if e.fate = admitted; b.place == behind {
+				e.fate = waiting
+			}
+		case sale.Seen:
+			e.fate = seen
+		case sale.ShieldLimit:
+			// What has the buyer at the limit may not be committed yet, or never be.
+			if b.place == first && (e.claim.Keyed || c.limitChecks.Allow()) {
+				e.doubt(sale.LimitReached)
+			} else {
+				e.refuse(sale.LimitReached)
+			}
+		case sale.ShieldSoldOut:
+			// No segment has enough, but together they may, and the ledger can move units.
+			if n := e.claim.Quantity; b.sku.Segments > 1 && n <= spare && b.place != behind {
+				spare -= n
+				e.doubt(sale.SoldOut)
+			} else {
+				e.refuse(sale.SoldOut)
+			}
+		default:
+			e.decide(sale.Verdict{Err: sale.ErrUnavailable})
+		}
+	}
+}
+
+// aroundShield lets the claims pass, under the ceiling where there is one. The pace
 // is the ledger's, whose line they then stand in.
-func (c *Checkout) aroundShield(ctx context.Context, b *batch) {
+func (c *Checkout) aroundShield(ctx context.Context, b *batch, list []*entry) {
 	if c.Ceiling != nil {
-		if err := c.Ceiling.Wait(ctx, len(b.open), b.due); err != nil {
+		if err := c.Ceiling.Wait(ctx, len(list), b.due); err != nil {
 			b.end(failure(err))
 			return
 		}
 	}
-	b.around = b.popOpen()
+	for _, e := range list {
+		e.fate = around
+	}
 }
 
-// commit has the ledger decide what the shield admitted, or what came around it.
-func (c *Checkout) commit(ctx context.Context, b *batch) {
-	m := c.memoOf(b.sku.Name)
-	if len(b.admitted) > 0 && !b.behind {
-		res, err := c.Ledger.Commit(ctx, sale.CommitBatch{
-			SKU: b.sku, Claims: b.pick(b.admitted), Segments: b.segments, LockFirst: m.isWary(time.Now()),
-		})
-		b.failed, b.offered = err != nil && c.parks(err), !errors.Is(err, sale.ErrNotCalled)
-		b.settled = err == nil || !b.offered
-		b.left = res.Left
-		b.adopt(b.admitted, res, err)
-		c.noteLeft(m, res)
-		if res.Contradicted {
-			c.contradicted(m, b)
-		}
+// commitAndLookUp has the ledger decide what the shield admitted, or what came around it,
+// and looks up beside it what may be a repeat.
+func (c *Checkout) commitAndLookUp(ctx context.Context, b *batch) {
+	yes, unshielded, unsure := b.with(admitted), b.with(around), b.with(seen, doubted, refused)
+	var wg sync.WaitGroup
+	switch {
+	case len(yes) > 0:
+		wg.Go(func() { c.commitAdmitted(ctx, b, yes) })
+	case len(unshielded) > 0:
+		wg.Go(func() { c.commitAround(ctx, b, unshielded) })
 	}
-	if len(b.around) > 0 {
-		c.metrics.around.Add(float64(len(b.around)))
-		res, err := c.Ledger.Commit(ctx, sale.CommitBatch{
-			SKU: b.sku, Claims: b.pick(b.around), LockFirst: true, Around: true, Due: b.due,
-		})
-		b.adopt(b.around, res, err)
-		c.noteStock(m, res)
-		if b.missed && (err != nil && !errors.Is(err, sale.ErrDegraded) || anyReserved(res)) {
-			// What was committed, or may have been, is in no copy that is loaded by now.
-			c.Shield.Distrust(b.sku.Name, c.Ledger.Now())
+	c.lookUp(ctx, b, unsure)
+	wg.Wait()
+}
+
+// commitAdmitted has the ledger decide what the shield admitted.
+func (c *Checkout) commitAdmitted(ctx context.Context, b *batch, list []*entry) {
+	m := c.memoOf(b.sku.Name)
+	segments := make([]int, len(list))
+	for k, e := range list {
+		segments[k] = e.segment
+	}
+	res, err := c.Ledger.Commit(ctx, sale.CommitBatch{
+		SKU: b.sku, Claims: claimsOf(list), Segments: segments, LockFirst: m.isWary(time.Now()),
+	})
+	if err != nil {
+		b.offered = !errors.Is(err, sale.ErrNotCalled)
+		for _, e := range list {
+			switch e.decide(failure(err)); {
+			case c.parks(err):
+				e.fate = waiting
+			case b.offered:
+				e.fate = lost
+			}
 		}
+		return
+	}
+	b.left = res.Left
+	adopt(list, res)
+	c.noteLeft(m, res)
+	if res.Contradicted {
+		c.contradicted(m, b, list)
+	}
+}
+
+// commitAround has it decide what came around the shield.
+func (c *Checkout) commitAround(ctx context.Context, b *batch, list []*entry) {
+	c.metrics.around.Add(float64(len(list)))
+	res, err := c.Ledger.Commit(ctx, sale.CommitBatch{
+		SKU: b.sku, Claims: claimsOf(list), LockFirst: true, Around: true, Due: b.due,
+	})
+	if err != nil {
+		for _, e := range list {
+			e.decide(failure(err))
+		}
+	} else {
+		adopt(list, res)
+		c.noteStock(c.memoOf(b.sku.Name), res)
+	}
+	if b.missed && (err != nil && !errors.Is(err, sale.ErrDegraded) || anyReserved(res)) {
+		// What was committed, or may have been, is in no copy that is loaded by now.
+		c.Shield.Distrust(b.sku.Name, c.Ledger.Now())
 	}
 }
 
@@ -206,12 +250,12 @@ func (c *Checkout) commit(ctx context.Context, b *batch) {
 // the batch got wrong is mended by its settlement; until the shield has heard of it,
 // the SKU's claims take the ledger's careful path, where a refusal does not roll back
 // the claims of others.
-func (c *Checkout) contradicted(m *memo, b *batch) {
+func (c *Checkout) contradicted(m *memo, b *batch, list []*entry) {
 	c.metrics.contradicted.Inc()
 	m.beWary(time.Now())
 	segments := max(1, b.sku.Segments)
-	for k, i := range b.admitted {
-		switch v := b.verdicts[i]; v.Outcome {
+	for _, e := range list {
+		switch v := e.verdict; v.Outcome {
 		case sale.LimitReached:
 			if segments > 1 {
 				continue // what was bought out of another segment, this one cannot know
@@ -222,7 +266,7 @@ func (c *Checkout) contradicted(m *memo, b *batch) {
 			// An order made after the shield was asked, by another gateway that got the
 			// same claim, is nothing the shield could have known; nor is one out of another
 			// segment, or one that has ended, whose buyer it need not know.
-			if v.Order.Status.Live() && v.Order.ReservedAt < b.asked && v.Order.Segment%segments == b.segments[k] {
+			if v.Order.Status.Live() && v.Order.ReservedAt < b.asked && v.Order.Segment%segments == e.segment {
 				c.suspect(m, b, "it admitted an order that exists")
 				return
 			}
@@ -243,107 +287,31 @@ func (c *Checkout) suspect(m *memo, b *batch, why string) {
 	c.rebuilds.want(b.sku.Name)
 }
 
-// lookUp asks the ledger, beside the commit, for the orders of claims that may be
-// repeats: ids the shield has seen, and refusals of claims with a key.
-func (c *Checkout) lookUp(ctx context.Context, b *batch) {
-	c.lookUpSoldOut(ctx, b)
-	ids := b.keyed(b.refused)
-	for _, i := range b.unsure {
-		ids = append(ids, b.claims[i].ID)
-	}
-	if len(ids) == 0 {
-		return
-	}
-	found, err := c.Ledger.Find(ctx, ids)
-	for _, i := range b.refused {
-		if err != nil {
-			b.unanswered(i, err)
-		} else {
-			b.repeat(i, found)
-		}
-	}
-	unsure := b.unsure
-	b.unsure = nil
-	for _, i := range unsure {
-		switch {
-		case err != nil:
-			if c.parks(err) && b.verdicts[i].Outcome == sale.NoOutcome {
-				b.repeats = append(b.repeats, i)
-			}
-			b.unanswered(i, err)
-		case b.repeat(i, found):
-		case b.behind:
-			b.repeats = append(b.repeats, i)
-		default:
-			b.unsure = append(b.unsure, i)
-		}
-	}
-}
-
-// decideUnsure has the ledger decide what the shield cannot and no order answers. It
+// decideDoubted has the ledger decide what the shield cannot and no order answers. It
 // comes after the commit, so that of two claims with one id in a batch the first wins.
-func (c *Checkout) decideUnsure(ctx context.Context, b *batch) {
-	if len(b.unsure) == 0 {
+func (c *Checkout) decideDoubted(ctx context.Context, b *batch) {
+	list := b.with(seen, doubted)
+	if len(list) == 0 {
 		return
 	}
 	m := c.memoOf(b.sku.Name)
-	said := make([]sale.Outcome, len(b.unsure)) // by the shield
-	for k, i := range b.unsure {
-		said[k] = b.verdicts[i].Outcome
-	}
-	res, err := c.Ledger.Commit(ctx, sale.CommitBatch{SKU: b.sku, Claims: b.pick(b.unsure), LockFirst: true})
-	b.adopt(b.unsure, res, err)
-	c.noteStock(m, res)
-	for k, i := range b.unsure {
-		if said[k] == sale.NoOutcome && err != nil && c.parks(err) {
-			b.repeats = append(b.repeats, i)
+	res, err := c.Ledger.Commit(ctx, sale.CommitBatch{SKU: b.sku, Claims: claimsOf(list), LockFirst: true})
+	if err != nil {
+		for _, e := range list {
+			if e.fate == seen && c.parks(err) {
+				e.fate = waiting
+			} else {
+				e.unanswered(err)
+			}
 		}
-		if said[k] == sale.LimitReached && b.verdicts[i].Outcome == sale.Reserved {
+		return
+	}
+	adopt(list, res)
+	c.noteStock(m, res)
+	for _, e := range list {
+		if e.said == sale.LimitReached && e.verdict.Outcome == sale.Reserved {
 			c.suspect(m, b, "it held units against a buyer who has none")
 			return
-		}
-	}
-}
-
-// lookUpSoldOut does so for claims with a key that the shield refused as sold out. That is
-// final where the ledger has nothing left itself: then nothing that is on its way fits any
-// more. What the shield let through is most often committed in a moment; where the ledger
-// has something left even then, it decides.
-func (c *Checkout) lookUpSoldOut(ctx context.Context, b *batch) {
-	if b.behind || b.beside {
-		return
-	}
-	asked, rest := b.soldOut()
-	if len(asked) == 0 {
-		return
-	}
-	b.refused = rest
-	found, exhausted, err := c.findExhausted(ctx, b.sku.Name, b.keyed(asked))
-	for _, i := range asked {
-		switch {
-		case err != nil:
-			b.unanswered(i, err)
-		case !exhausted:
-			b.unsure = append(b.unsure, i)
-		default:
-			b.repeat(i, found)
-		}
-	}
-}
-
-// findExhausted waits a little for the ledger to have nothing left.
-func (c *Checkout) findExhausted(ctx context.Context, sku string, ids []sale.OrderID) (found map[sale.OrderID]sale.Order, exhausted bool, err error) {
-	for look := 1; ; look++ {
-		found, exhausted, err = c.Ledger.FindExhausted(ctx, sku, ids)
-		if err != nil || exhausted || look == exhaustedLooks {
-			return found, exhausted, err
-		}
-		timer := time.NewTimer(exhaustedPause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, false, ctx.Err()
 		}
 	}
 }
@@ -373,21 +341,12 @@ func (c *Checkout) noteStock(m *memo, res sale.CommitResult) {
 	c.noteLeft(m, res)
 }
 
-// learn keeps what the shield is to hear with the SKU's next batch. When it is not
-// known what the ledger did there is nothing to tell: the batch stays tentative.
-func (c *Checkout) learn(b *batch) {
-	if len(b.admitted) == 0 || !b.settled {
-		return
-	}
-	c.keep(b.sku.Name, b.settlements())
-}
-
-func (c *Checkout) count(b *batch) {
+func (c *Checkout) count(sku string, verdicts []sale.Verdict) {
 	var outcomes [sale.Queued + 1]int
-	for _, v := range b.verdicts {
+	for _, v := range verdicts {
 		outcomes[v.Outcome]++
 	}
-	c.countOutcomes(b.claims[0].SKU, &outcomes)
+	c.countOutcomes(sku, &outcomes)
 }
 
 func (c *Checkout) countOutcomes(sku string, outcomes *[sale.Queued + 1]int) {

@@ -30,8 +30,11 @@ func TestBenchBreadth(t *testing.T) {
 			return r.measureFor(2*time.Second, r.gateway, "order.lua", r.url, skus)
 		}, series)
 	}
-	for range *rounds {
+	for round := range *rounds {
 		one()
+		if *profile != "" && round == 0 {
+			go r.profileCPU(*profile)
+		}
 		run(t, "many", func() load { return r.reserve(skus) }, series)
 	}
 	report(t, "breadth", "one", []string{"one", "cold-0s", "cold-2s", "cold-4s", "cold-6s", "cold-8s", "many"}, series)
