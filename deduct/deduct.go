@@ -1,6 +1,7 @@
 package deduct
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -176,11 +177,39 @@ func (s *Shield) Settle(ctx context.Context, sku *sale.SKU, settled []sale.Settl
 	segments := segmentsOf(sku)
 	var failed error
 	for segment, l := range s.assign(settled, segments, int(s.cfg.Home%uint32(segments))) {
+		if done, err := s.confirm(ctx, v, sku, segment, l); done || err != nil {
+			failed = cmp.Or(err, failed)
+			continue
+		}
 		if _, err := s.ask(ctx, v, sku, segment, &request{learned: l}); err != nil {
 			failed = err
 		}
 	}
 	return failed
+}
+
+// confirm tells a family that every claim of some batches is an order, which is all that
+// most sales have to tell: then it is one HDEL instead of a run of the script, a third of
+// what that costs Redis. It is no more than the script would do first. False means that
+// there is more to do, or that the batches are not in the generation that this gateway has.
+func (s *Shield) confirm(ctx context.Context, v *view, sku *sale.SKU, segment int, l *learned) (bool, error) {
+	if len(l.named) > 0 || len(l.confirm) == 0 {
+		return false, nil
+	}
+	tag, g, ok := s.loaded(v, sku, segment)
+	if !ok {
+		return false, nil
+	}
+	key := batchesKey(tag, g.name)
+	args := append(make([]any, 0, 2+len(l.confirm)), "hdel", key)
+	for _, t := range l.confirm {
+		args = append(args, tokenBytes(t))
+	}
+	reply, err := s.send(ctx, key, args, 0)
+	if err != nil {
+		return false, err
+	}
+	return reply == int64(len(l.confirm)), nil
 }
 
 // Release gives back the units of orders that the ledger cancelled or expired: to be

@@ -18,7 +18,7 @@ const (
 	maxPipelineClaims = 4096
 )
 
-// call is one run of deduct.lua on its way. Whoever accepts it from the channel sends
+// call is one run of deduct.lua, or an HDEL in its stead, on its way. Whoever accepts it from the channel sends
 // exactly one reply on done.
 type call struct {
 	ctx    context.Context // of the caller: a call that nobody waits for is not sent
@@ -38,11 +38,27 @@ func (once) NoRetry() bool { return true }
 // whatever other SKUs' calls are ready. Which calls share a pipeline is decided by
 // what piles up while the senders are busy; nobody waits for company.
 func (s *Shield) do(ctx context.Context, args []any, claims int) ([]any, error) {
-	l, err := s.laneOf(ctx, args[keyArg].(string))
+	got, err := s.send(ctx, args[keyArg].(string), args, claims)
 	if err != nil {
 		return nil, err
 	}
-	var reply []any
+	reply, ok := got.([]any)
+	if !ok {
+		return nil, unknown(fmt.Errorf("reply of type %T", got))
+	}
+	return reply, nil
+}
+
+// keyArg is where the arguments of deduct.lua have their first key.
+const keyArg = 3
+
+// send has one of the senders of the key's server make the call, and returns its reply.
+func (s *Shield) send(ctx context.Context, key string, args []any, claims int) (any, error) {
+	l, err := s.laneOf(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	var reply any
 	err = l.through(ctx, func(ctx context.Context) error {
 		reply, err = s.sendOne(ctx, l, args, claims)
 		return err
@@ -50,11 +66,8 @@ func (s *Shield) do(ctx context.Context, args []any, claims int) ([]any, error) 
 	return reply, err
 }
 
-// keyArg is where the arguments of deduct.lua have their first key.
-const keyArg = 3
-
 // sendOne hands a call to the lane's senders and waits for its reply.
-func (s *Shield) sendOne(ctx context.Context, l *lane, args []any, claims int) ([]any, error) {
+func (s *Shield) sendOne(ctx context.Context, l *lane, args []any, claims int) (any, error) {
 	c := &call{ctx: ctx, args: args, claims: claims, done: make(chan error, 1)}
 	began := time.Now()
 	select {
@@ -77,11 +90,7 @@ func (s *Shield) sendOne(ctx context.Context, l *lane, args []any, claims int) (
 		}
 		return nil, unknown(err)
 	}
-	reply, ok := c.cmd.Val().([]any)
-	if !ok {
-		return nil, unknown(fmt.Errorf("reply of type %T", c.cmd.Val()))
-	}
-	return reply, nil
+	return c.cmd.Val(), nil
 }
 
 // sendCalls sends the lane's pipelines until ctx ends.
@@ -129,7 +138,7 @@ func (s *Shield) roundTrip(ctx context.Context, batch []*call) {
 		live = append(live, c)
 	}
 	s.metrics.pipeline(len(live))
-	s.send(ctx, live)
+	s.exec(ctx, live)
 	var missing []*call
 	for _, c := range live {
 		if noScript(c.cmd.Err()) {
@@ -137,13 +146,13 @@ func (s *Shield) roundTrip(ctx context.Context, batch []*call) {
 			missing = append(missing, c)
 		}
 	}
-	s.send(ctx, missing)
+	s.exec(ctx, missing)
 	for _, c := range live {
 		c.done <- c.cmd.Err()
 	}
 }
 
-func (s *Shield) send(ctx context.Context, calls []*call) {
+func (s *Shield) exec(ctx context.Context, calls []*call) {
 	if len(calls) == 0 {
 		return
 	}

@@ -126,6 +126,14 @@ func (s *Shield) current(v *view, sku *sale.SKU, segment int) (tag string, g gen
 	return f.tag, f.gen, touch, true
 }
 
+// loaded returns the generation to use, for a call that does not count as using it.
+func (s *Shield) loaded(v *view, sku *sale.SKU, segment int) (tag string, g generation, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f := v.familyOf(sku.Name, segment)
+	return f.tag, f.gen, s.trusts(v, f, f.gen, sku)
+}
+
 // adopt takes up the generation that a family's pointer names, if it can be trusted.
 func (s *Shield) adopt(v *view, sku *sale.SKU, segment int, pointer string) (generation, bool) {
 	g, ok := parseGeneration(pointer)

@@ -36,7 +36,7 @@ func TestIdleLanesEnd(t *testing.T) {
 		if _, quiet := d.told(); lanes() != 1 || len(quiet) != 0 {
 			t.Error("the lane did not linger")
 		}
-		pass(time.Millisecond)
+		pass(time.Second/2 + 2*time.Millisecond) // it is looked for twice in that time
 		if _, quiet := d.told(); lanes() != 0 || len(quiet) != 1 || quiet[0] != "s" {
 			t.Errorf("%d lanes after lingering, quiet: %v", lanes(), quiet)
 		}

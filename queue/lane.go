@@ -10,8 +10,8 @@ import (
 // lane is one SKU's line. At any time at most one of its goroutines is its keeper: the
 // one that pops batches off the line and rejects what has waited too long. The keeper
 // settles the batch it popped itself; who joins meanwhile finds no keeper and starts
-// one. So a SKU with little to do has one goroutine, and a busy one at most Inflight
-// batches' and a keeper's.
+// one. So a SKU with nothing to do has no goroutine, one with little to do has one, and a
+// busy one at most Inflight batches' and a keeper's.
 type lane struct {
 	q      *Queue
 	shard  *laneShard
@@ -19,21 +19,20 @@ type lane struct {
 	popped atomic.Int64  // claims that ever left the line
 	wake   chan struct{} // capacity 1: the keeper has something to look at
 	pace   pace
-	timer  *time.Timer // the keeper's
+	timer  *time.Timer // the keeper's, once one had to wait
 
 	// The shard's lock guards what follows.
 	line     fifo
-	accepted int64 // claims that ever joined
-	kept     bool  // there is a keeper
-	running  int   // batches in flight
-	batches  int64 // batches that ever entered
-	entering int64 // number of the batch before which no other may enter; 0 = none
+	accepted int64     // claims that ever joined
+	kept     bool      // there is a keeper
+	running  int       // batches in flight
+	batches  int64     // batches that ever entered
+	entering int64     // number of the batch before which no other may enter; 0 = none
+	idle     time.Time // since when it has had nothing to do, where it has not
 }
 
 func newLane(q *Queue, s *laneShard, sku string) *lane {
-	l := &lane{q: q, shard: s, sku: sku, wake: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
-	l.timer.Stop()
-	return l
+	return &lane{q: q, shard: s, sku: sku, wake: make(chan struct{}, 1)}
 }
 
 func (l *lane) nudge() {
@@ -64,22 +63,15 @@ type turn struct {
 	batch  []*sale.Ticket
 	number int64 // the batch's
 	over   bool  // this goroutine has nothing left to do
-	quiet  bool  // and the lane has ended with it
-	idle   bool  // the wait is for claims, not for a batch that blocks the way
 	wait   time.Duration
 }
 
 // run keeps the lane until there is nothing to keep or another goroutine does.
 func (l *lane) run() {
-	lingered := false
 	for {
-		t := l.next(lingered)
-		lingered = false
+		t := l.next()
 		l.reject(t.late)
 		switch {
-		case t.quiet:
-			l.q.settler.Quiet(l.q.hard, l.sku)
-			return
 		case t.over:
 			return
 		case len(t.batch) > 0:
@@ -87,19 +79,27 @@ func (l *lane) run() {
 				return
 			}
 		default:
-			l.timer.Reset(t.wait)
-			select {
-			case <-l.wake:
-			case <-l.timer.C:
-				lingered = t.idle
-			}
+			l.sleep(t.wait)
 		}
+	}
+}
+
+// sleep waits for something to look at, or for the oldest claim's time to be over.
+func (l *lane) sleep(d time.Duration) {
+	if l.timer == nil {
+		l.timer = time.NewTimer(d)
+	} else {
+		l.timer.Reset(d)
+	}
+	select {
+	case <-l.wake:
+	case <-l.timer.C:
 	}
 }
 
 // next decides the keeper's turn. With a batch it gives up being the keeper: to a new
 // one when claims are left in line, else to whoever joins next or ends a batch first.
-func (l *lane) next(lingered bool) turn {
+func (l *lane) next() turn {
 	var t turn
 	now := time.Now()
 	oldest := now.Add(-l.q.cfg.MaxAge).UnixMilli()
@@ -111,15 +111,9 @@ func (l *lane) next(lingered bool) turn {
 	l.popped.Add(int64(len(t.late)))
 	head := l.line.first()
 	switch {
-	case head == nil && l.running > 0:
-		// The goroutine of a batch in flight will look again when it is done.
-		l.kept, t.over = false, true
-	case head == nil && (lingered || l.shard.closed):
-		// From here on, a new claim starts a new lane.
-		delete(l.shard.lanes, l.sku)
-		t.over, t.quiet = true, true
 	case head == nil:
-		t.idle, t.wait = true, l.q.cfg.Linger
+		// Whoever joins next starts a goroutine; that of a batch in flight will look again.
+		l.kept, l.idle, t.over = false, now, true
 	case l.entering == 0 && l.running < l.q.cfg.Inflight:
 		t.batch = l.line.pop(l.q.cfg.MaxBatch)
 		l.popped.Add(int64(len(t.batch)))
@@ -136,6 +130,9 @@ func (l *lane) next(lingered bool) turn {
 	}
 	return t
 }
+
+// isIdle reports whether the lane has nothing to do. The lock is held.
+func (l *lane) isIdle() bool { return !l.kept && l.running == 0 && l.line.len() == 0 }
 
 // settle has one batch decided and answers it. It reports whether the caller is the
 // lane's keeper again.

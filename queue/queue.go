@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,7 @@ type Config struct {
 	Inflight int
 	// MaxAge is how long a claim may wait undecided before it is rejected.
 	MaxAge time.Duration
-	// Linger is how long a SKU's last goroutine outlives its last claim.
+	// Linger is how long a SKU's lane outlives its last claim.
 	Linger time.Duration
 	// DrainTimeout bounds the draining after Run's context ends.
 	DrainTimeout time.Duration
@@ -60,7 +61,7 @@ type Settler interface {
 	Settle(ctx context.Context, sku string, claims []*sale.Claim, admitted func()) []sale.Verdict
 	// Remember keeps verdicts that nobody waits for.
 	Remember(ctx context.Context, claims []*sale.Claim, verdicts []sale.Verdict)
-	// Quiet is called when the SKU's last goroutine is about to end.
+	// Quiet is called when the SKU's lane has ended.
 	Quiet(ctx context.Context, sku string)
 }
 
@@ -112,26 +113,66 @@ func New(cfg Config, settler Settler) (*Queue, error) {
 	return q, nil
 }
 
-// Run blocks until ctx ends and every accepted claim has its verdict, or until
-// DrainTimeout has passed since, when what is left is answered ErrShuttingDown.
+// quieters is how many calls of Quiet are made at a time for the lanes that ended
+// together: with fewer the shield hears late of what many SKUs sold, more take connections
+// from batches.
+const quieters = 32
+
+// Run ends lanes that have nothing to do, until ctx ends, and then blocks until every
+// accepted claim has its verdict, or until DrainTimeout has passed since, when what is left
+// is answered ErrShuttingDown.
 func (q *Queue) Run(ctx context.Context) error {
-	<-ctx.Done()
+	tick := time.NewTicker(q.cfg.Linger/2 + 1)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case now := <-tick.C:
+			q.endIdle(now.Add(-q.cfg.Linger))
+		}
+	}
 	for i := range q.lanes {
 		s := &q.lanes[i]
 		s.mu.Lock()
 		s.closed = true
-		for _, l := range s.lanes {
-			l.nudge()
-		}
 		s.mu.Unlock()
 	}
 	defer q.hardStop()
 	late := time.AfterFunc(q.cfg.DrainTimeout, q.hardStop)
 	q.wg.Wait()
+	q.endIdle(time.Now())
+	q.wg.Wait()
 	if !late.Stop() {
 		return errors.New("queue: the drain timeout ended before the last verdict")
 	}
 	return nil
+}
+
+// endIdle ends the lanes that have been idle since that time, and tells the settler. From
+// then on, a new claim starts a new lane.
+func (q *Queue) endIdle(since time.Time) {
+	var ended []string
+	for i := range q.lanes {
+		s := &q.lanes[i]
+		s.mu.Lock()
+		for sku, l := range s.lanes {
+			if l.isIdle() && !l.idle.After(since) {
+				delete(s.lanes, sku)
+				ended = append(ended, sku)
+			}
+		}
+		s.mu.Unlock()
+	}
+	if len(ended) == 0 {
+		return
+	}
+	for some := range slices.Chunk(ended, (len(ended)+quieters-1)/quieters) {
+		q.wg.Go(func() {
+			for _, sku := range some {
+				q.settler.Quiet(q.hard, sku)
+			}
+		})
+	}
 }
 
 // Join accepts the claim, or refuses with ErrQueueFull or ErrShuttingDown. It never
