@@ -37,13 +37,18 @@ type Config struct {
 	// under which failures went uncounted. It must not call the breaker and must not
 	// block.
 	Changed func(name string, usable bool)
+	// Lag, when set, tells time-outs of this process' own making from the dependency's.
+	Lag *Lag
 }
 
 // Breaker stands between callers and one dependency. Its methods may be called by any
 // goroutine.
 type Breaker struct {
-	cfg Config
-	cb  *gobreaker.CircuitBreaker[struct{}]
+	cfg  Config
+	cb   *gobreaker.CircuitBreaker[struct{}]
+	born time.Time
+	// answered is when a call succeeded last, counted from born.
+	answered atomic.Int64
 
 	// state is what the breaker's own counts say. It is written with mu held and cb's
 	// own lock around it; cb must not be called with mu held.
@@ -94,7 +99,7 @@ func (cfg Config) validate() error {
 }
 
 func makeBreaker(cfg Config) *Breaker {
-	b := &Breaker{cfg: cfg, order: order{mode: sale.BreakerAuto}, usable: true}
+	b := &Breaker{cfg: cfg, born: time.Now(), order: order{mode: sale.BreakerAuto}, usable: true}
 	b.cb = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         cfg.Name,
 		MaxRequests:  1,
@@ -120,6 +125,9 @@ func makeBreaker(cfg Config) *Breaker {
 
 // excluded reports how a call may end that says nothing about the dependency.
 func excluded(err error) bool {
+	if _, own := err.(ownTimeout); own {
+		return true
+	}
 	return errors.Is(err, context.Canceled) || errors.Is(err, sale.ErrOverloaded) || errors.Is(err, sale.ErrElsewhere)
 }
 
@@ -128,6 +136,7 @@ func (b *Breaker) succeeded(err error) bool {
 	ok := err == nil || isAnswer(err)
 	if ok {
 		b.inRow = 0
+		b.answered.Store(int64(time.Since(b.born)))
 	} else {
 		b.inRow++
 	}
@@ -157,13 +166,17 @@ func (b *Breaker) Do(ctx context.Context, call func(context.Context) error) erro
 		return call(ctx)
 	}
 	_, err := b.cb.Execute(func() (struct{}, error) {
+		began, lost := time.Now(), b.cfg.Lag.Lost()
 		if b.stateNow() == gobreaker.StateHalfOpen {
 			bounded, cancel := context.WithTimeout(ctx, probeShare*b.cfg.ProbeAfter)
 			defer cancel()
-			return struct{}{}, call(bounded)
+			return struct{}{}, b.blame(call(bounded), began, lost)
 		}
-		return struct{}{}, call(ctx)
+		return struct{}{}, b.blame(call(ctx), began, lost)
 	})
+	if own, ok := err.(ownTimeout); ok {
+		err = own.error
+	}
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return sale.ErrNotCalled
 	}

@@ -33,6 +33,7 @@ type app struct {
 	queue     *queue.Queue
 	gateway   *gateway.Gateway
 	jobs      *jobs.Scheduler
+	lag       *fallback.Lag
 }
 
 // newApp joins the parts and starts none. Each part is made of those above it; what the
@@ -51,11 +52,14 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if a.ledger, err = ledger.New(ledgerConfig(cfg, log, reg)); err != nil {
 		return nil, err
 	}
-	ledgerBreaker, err := fallback.New(breakerConfig("ledger", cfg.Breaker.Ledger, log, nil))
+	if a.lag, err = fallback.NewLag(reg); err != nil {
+		return nil, err
+	}
+	ledgerBreaker, err := fallback.New(breakerConfig("ledger", cfg.Breaker.Ledger, a.lag, log, nil))
 	if err != nil {
 		return nil, err
 	}
-	natsBreaker, err := fallback.New(breakerConfig("nats", cfg.Breaker.NATS, log, nil))
+	natsBreaker, err := fallback.New(breakerConfig("nats", cfg.Breaker.NATS, a.lag, log, nil))
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +85,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	redisBreaker := breakerConfig("redis", cfg.Breaker.Redis, log, func() { a.shield.Doubt() })
+	redisBreaker := breakerConfig("redis", cfg.Breaker.Redis, a.lag, log, func() { a.shield.Doubt() })
 	shieldBreaker, err := fallback.New(redisBreaker)
 	if err != nil {
 		return nil, err
@@ -181,5 +185,6 @@ func (a *app) stages() []stage {
 			defer a.nats.Close()
 			return a.nats.Run(ctx)
 		}},
+		{"lag", a.lag.Run},
 	}
 }

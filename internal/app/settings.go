@@ -62,10 +62,10 @@ func shieldConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registere
 }
 
 // breakerConfig is a breaker's; changed, where it is set, is called on every change.
-func breakerConfig(name string, c configs.Breaker, log *slog.Logger, changed func()) fallback.Config {
+func breakerConfig(name string, c configs.Breaker, lag *fallback.Lag, log *slog.Logger, changed func()) fallback.Config {
 	return fallback.Config{
 		Name: name, Window: c.Window, MinCalls: c.MinCalls, FailureRatio: c.FailureRatio,
-		Consecutive: c.Consecutive, ProbeAfter: c.OpenFor,
+		Consecutive: c.Consecutive, ProbeAfter: c.OpenFor, Lag: lag,
 		Changed: func(name string, usable bool) {
 			log.Warn("breaker", "name", name, "usable", usable)
 			if changed != nil {
