@@ -3,6 +3,7 @@ package checkout
 import (
 	"context"
 	"errors"
+	"time"
 
 	"flashgate/sale"
 )
@@ -24,7 +25,7 @@ func (c *Checkout) SettleParked(ctx context.Context, name string, parked []sale.
 		c.finish(ctx, name, d)
 		return nil
 	}
-	due, overdue := d.split(c.Ledger.Now() - c.cfg.MaxWait.Milliseconds())
+	due, overdue := d.split(c.Ledger.Now(), c.cfg.MaxWait)
 	if err := c.endOverdue(ctx, d, overdue); err != nil {
 		return err
 	}
@@ -44,10 +45,13 @@ type draining struct {
 	left     map[int]int64 // what the ledger had left where it refused for stock
 }
 
-// split tells claims that may still become orders from those parked before the time.
-func (d *draining) split(oldest int64) (due, overdue []int) {
+// split tells claims that may still become orders from those that have waited for longer
+// than they may. Both clocks have to say so: the ledger that has just taken over may have
+// another than the one that was there when they were parked.
+func (d *draining) split(now int64, most time.Duration) (due, overdue []int) {
 	for i := range d.parked {
-		if d.parked[i].ParkedAt < oldest {
+		p := &d.parked[i]
+		if p.ParkedAt < now-most.Milliseconds() && (p.Waited == 0 || p.Waited > most) {
 			overdue = append(overdue, i)
 		} else {
 			due = append(due, i)

@@ -26,6 +26,29 @@ func parkedOf(users string, age time.Duration) []sale.Parked {
 	return out
 }
 
+// A claim has waited for too long when both clocks say so: another server's may be an hour
+// ahead, or behind.
+func TestOverdueByBothClocks(t *testing.T) {
+	const most = 5 * time.Minute
+	now := time.Now().UnixMilli()
+	for _, c := range []struct {
+		ledger, backlog time.Duration // how long it has waited
+		overdue         bool
+	}{
+		{time.Second, time.Second, false},
+		{most + time.Second, most + time.Second, true},
+		{most + time.Second, 0, true}, // the backlog does not say
+		{time.Hour, time.Second, false},
+		{-time.Hour, most + time.Second, false},
+		{time.Second, time.Hour, false},
+	} {
+		d := &draining{parked: []sale.Parked{{ParkedAt: now - c.ledger.Milliseconds(), Waited: c.backlog}}}
+		if _, overdue := d.split(now, most); len(overdue) == 1 != c.overdue {
+			t.Errorf("%v by the ledger, %v by the backlog: overdue is %v", c.ledger, c.backlog, !c.overdue)
+		}
+	}
+}
+
 func TestSettleParked(t *testing.T) {
 	for _, c := range []struct {
 		name  string

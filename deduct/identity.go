@@ -45,7 +45,9 @@ func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
 	if s.Sharded() {
 		if slots, err := slotsOf(ctx, cn); err == nil {
 			s.log.Warn("a master of Redis is another server, or an older one: its copies are loaded anew", "server", cn.String())
-			s.slots.distrust(slots, s.ledger.Now())
+			since := s.now()
+			s.newest.raise(since)
+			s.slots.distrust(slots, since)
 			return nil
 		}
 	}

@@ -269,35 +269,11 @@ func TestForeignIsBounded(t *testing.T) {
 	}
 }
 
-// cluster starts masters that share the slots.
-func cluster(t *testing.T, n int) []string {
-	t.Helper()
-	var addrs []string
-	var first *testenv.RedisServer
-	for i := range n {
-		s := testenv.Redis(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "60000")
-		from, to := i*16384/n, (i+1)*16384/n-1
-		s.MustDo(t, "CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(from), fmt.Sprint(to))
-		s.MustDo(t, "CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
-		if first != nil {
-			s.MustDo(t, "CLUSTER", "MEET", "127.0.0.1", fmt.Sprint(first.Port))
-		} else {
-			first = s
-		}
-		addrs = append(addrs, s.Addr)
-		defer testenv.Eventually(t, func() bool {
-			info, err := s.Do("CLUSTER", "INFO")
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", n))
-		}, "the cluster forms")
-	}
-	return addrs
-}
-
 func TestCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs real servers; run without -short")
 	}
-	addrs := cluster(t, 3)
+	addrs := testenv.Cluster(t, 3).Addrs()
 	ctx := context.Background()
 	l := newFakeLedger(testSKU(2, 4), 5, 5, 5, 5)
 	s := newShield(t, addrs[0], l, func(c *Config) { c.Addrs = addrs; c.Grace = 50 * time.Millisecond })

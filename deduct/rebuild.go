@@ -216,7 +216,7 @@ func (l *load) begun(reply []string) loadState {
 // beginTime is the ledger's time, moved where gateways' clocks differ so that a
 // generation is never older than the one it replaces.
 func (s *Shield) beginTime(v *view, segment int, pointer string) int64 {
-	began := s.ledger.Now()
+	began := s.now()
 	if g, ok := parseGeneration(pointer); ok {
 		began = max(began, g.began+1)
 	}
@@ -225,6 +225,7 @@ func (s *Shield) beginTime(v *view, segment int, pointer string) int64 {
 	if f, ok := v.families[segment]; ok {
 		began = max(began, f.floor+1)
 	}
+	s.newest.raise(began)
 	return began
 }
 

@@ -115,8 +115,9 @@ type Shield struct {
 	dedup   sync.Pool     // *dedup
 
 	identities identities
-	since      atomic.Int64 // generations that began before are distrusted
-	slots      slots        // the same, by slot of a Cluster
+	since      instant // generations that began before are distrusted
+	slots      slots   // the same, by slot of a Cluster
+	newest     instant // of all times that a generation or a distrust had
 
 	mu    sync.Mutex
 	views map[string]*view

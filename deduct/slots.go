@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -18,19 +17,17 @@ type slotRange struct{ first, last int }
 
 // slots are since when copies are distrusted (Unix ms, ledger's clock), by the slot of
 // their keys.
-type slots struct{ distrusted [slotCount]atomic.Int64 }
+type slots struct{ distrusted [slotCount]instant }
 
 func (s *slots) distrust(ranges []slotRange, since int64) {
 	for _, r := range ranges {
 		for slot := r.first; slot <= r.last; slot++ {
-			for old := s.distrusted[slot].Load(); old < since && !s.distrusted[slot].CompareAndSwap(old, since); {
-				old = s.distrusted[slot].Load()
-			}
+			s.distrusted[slot].raise(since)
 		}
 	}
 }
 
-func (s *slots) since(slot int) int64 { return s.distrusted[slot].Load() }
+func (s *slots) since(slot int) int64 { return s.distrusted[slot].latest() }
 
 // slotsOf asks a master which slots are its own.
 func slotsOf(ctx context.Context, cn *redis.Conn) ([]slotRange, error) {

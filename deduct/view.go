@@ -64,15 +64,16 @@ func (s *Shield) forgetIdle(now time.Time) {
 
 // Distrust makes every generation whose loading began before since (Unix ms, ledger's
 // clock) unusable for this gateway, of one SKU or, with "", of all: Deduct answers
-// Loaded=false until the SKU is rebuilt, here or by another gateway.
+// Loaded=false until the SKU is rebuilt, here or by another gateway. After the ledger's clock
+// was set back, all that were loaded before are meant.
 func (s *Shield) Distrust(sku string, since int64) {
+	if s.setBack() {
+		since = s.now()
+	}
+	s.newest.raise(since)
 	if sku == "" {
-		for {
-			old := s.since.Load()
-			if old >= since || s.since.CompareAndSwap(old, since) {
-				return
-			}
-		}
+		s.since.raise(since)
+		return
 	}
 	v := s.view(sku)
 	v.mu.Lock()
@@ -81,7 +82,7 @@ func (s *Shield) Distrust(sku string, since int64) {
 }
 
 // DistrustAll has every copy that is loaded now loaded anew before it is used again.
-func (s *Shield) DistrustAll() { s.Distrust("", s.ledger.Now()) }
+func (s *Shield) DistrustAll() { s.Distrust("", s.now()) }
 
 // familyOf returns the view's family; the caller holds v.mu.
 func (v *view) familyOf(sku string, segment int) *family {
@@ -109,7 +110,13 @@ func (s *Shield) stillTrusts(v *view, sku *sale.SKU, segment int, g generation) 
 
 // distrusted reports whether Distrust was told of a generation; the caller holds v.mu.
 func (s *Shield) distrusted(v *view, f *family, g generation) bool {
-	return g.began < max(s.since.Load(), v.since, s.slots.since(f.slot))
+	return g.began < s.distrustOf(v, f)
+}
+
+// distrustOf is since when copies of the family are distrusted, 0 = never; the caller
+// holds v.mu.
+func (s *Shield) distrustOf(v *view, f *family) int64 {
+	return max(s.since.latest(), v.since, s.slots.since(f.slot))
 }
 
 // current returns the generation to use, and whether its time to live wants setting.
@@ -143,6 +150,13 @@ func (s *Shield) adopt(v *view, sku *sale.SKU, segment int, pointer string) (gen
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	f := v.familyOf(sku.Name, segment)
+	now := s.ledger.Now() + clocksApart
+	if since := s.distrustOf(v, f); since != 0 && since <= now && now < g.began && s.newest.latest() < g.began {
+		// It comes from before the clock was set back, which this gateway did not know when
+		// it was told of a distrust: that may have come later.
+		v.since = g.began + 1
+	}
+	s.newest.raise(g.began)
 	if !s.trusts(v, f, g, sku) {
 		return generation{}, false
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"time"
+
+	"flashgate/sale"
 )
 
 // Leases says which gateway does what only one may do at a time. A lease is a row
@@ -16,17 +19,31 @@ type Leases struct{ db *DB }
 // Leases are kept in the ledger; they are of use as long as it is there.
 func (db *DB) Leases() Leases { return Leases{db} }
 
+// leaseMost is the longest that a lease can have to live. One that seems to have more was
+// written by another clock, before the database's was set back or another server took over:
+// nobody could take it for as long as the clocks are apart.
+const leaseMost = 10 * time.Second
+
 // lease is one row of job_leases.
 type lease struct {
 	holder           string
 	token, expiresAt int64
 }
 
+// free reports whether anybody may take the lease.
+func (l lease) free(now int64) bool {
+	return l.expiresAt <= now || l.expiresAt > now+leaseMost.Milliseconds()
+}
+
 // Acquire takes the lease when it is free or has run out, under a new token, and
 // renews it under the same token while the holder still has it. It reports whether
 // the holder has it now; the token is the present holder's, whoever that is. After an
-// error, which wraps sale.ErrUnavailable, the holder may have it or not.
+// error, which wraps sale.ErrUnavailable, the holder may have it or not. No lease may live
+// for longer than ten seconds.
 func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Duration) (token int64, held bool, err error) {
+	if ttl <= 0 || ttl > leaseMost {
+		return 0, false, fmt.Errorf("%w: a lease lives for at most %v", sale.ErrInvalid, leaseMost)
+	}
 	if !l.db.Ready() {
 		return 0, false, l.db.notReady()
 	}
@@ -36,7 +53,7 @@ func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 	if err != nil {
 		return 0, false, l.db.away(ctx, err)
 	}
-	if row.holder != holder && row.expiresAt > l.db.Now() {
+	if row.holder != holder && !row.free(l.db.Now()) {
 		return row.token, false, nil
 	}
 	err = l.db.transact(ctx, l.db.pools.leases, func(ctx context.Context, conn *sql.Conn) error {
@@ -45,7 +62,7 @@ func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 			return err
 		}
 		now := l.db.Now()
-		free := row.expiresAt <= now
+		free := row.free(now)
 		if token = row.token; free {
 			token++
 		}
@@ -84,7 +101,7 @@ func (l Leases) Free(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return false, l.db.away(ctx, err)
 	}
-	return row.expiresAt <= l.db.Now(), nil
+	return row.free(l.db.Now()), nil
 }
 
 // Release frees the lease, if it is still held under this token, for whoever asks

@@ -1,11 +1,14 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"flashgate/sale"
 )
 
 func TestLeaseChangesHandsUnderANewToken(t *testing.T) {
@@ -13,7 +16,7 @@ func TestLeaseChangesHandsUnderANewToken(t *testing.T) {
 		l := b.open().Leases()
 		acquire := func(holder string, wantToken int64, wantHeld bool) {
 			t.Helper()
-			token, held, err := l.Acquire(t.Context(), "relay", holder, time.Hour)
+			token, held, err := l.Acquire(t.Context(), "relay", holder, leaseMost)
 			if err != nil || token != wantToken || held != wantHeld {
 				t.Fatalf("%s: token %d, held %v, %v; want %d, %v", holder, token, held, err, wantToken, wantHeld)
 			}
@@ -57,7 +60,7 @@ func TestOneHolderAtATime(t *testing.T) {
 			var holders atomic.Int64
 			for g := range 8 {
 				wg.Go(func() {
-					_, held, err := db.Leases().Acquire(t.Context(), fmt.Sprintf("job%d", round), fmt.Sprintf("gateway%d", g), time.Hour)
+					_, held, err := db.Leases().Acquire(t.Context(), fmt.Sprintf("job%d", round), fmt.Sprintf("gateway%d", g), leaseMost)
 					if err != nil {
 						t.Error(err)
 					}
@@ -70,6 +73,33 @@ func TestOneHolderAtATime(t *testing.T) {
 			if holders.Load() != 1 {
 				t.Fatalf("round %d: %d holders", round, holders.Load())
 			}
+		}
+	})
+}
+
+// A lease from before the database's clock was set back, or from another server's clock,
+// is nobody's: it would be held for as long as the clocks are apart.
+func TestALeaseFromTheFuture(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		l := db.Leases()
+		acquire := func(holder string, wantToken int64, wantHeld bool) {
+			t.Helper()
+			token, held, err := l.Acquire(t.Context(), "relay", holder, leaseMost)
+			if err != nil || token != wantToken || held != wantHeld {
+				t.Fatalf("%s: token %d, held %v, %v; want %d, %v", holder, token, held, err, wantToken, wantHeld)
+			}
+		}
+		acquire("a", 1, true)
+		acquire("b", 1, false) // a lease of the longest kind is not one of those
+		b.exec("UPDATE job_leases SET expires_at = expires_at + 3600000")
+		if free, err := l.Free(t.Context(), "relay"); err != nil || !free {
+			t.Errorf("free: %v, %v", free, err)
+		}
+		acquire("b", 2, true)
+		acquire("a", 2, false)
+		if _, _, err := l.Acquire(t.Context(), "relay", "a", time.Minute); !errors.Is(err, sale.ErrInvalid) {
+			t.Errorf("a lease that lives for a minute: %v", err)
 		}
 	})
 }

@@ -47,7 +47,7 @@ func BenchmarkLife(b *testing.B) {
 	}
 	b.Run("expire", func(b *testing.B) {
 		db, orders := manyOrders(b)
-		token, held, err := db.Leases().Acquire(b.Context(), ExpireJob, "bench", 1<<40)
+		token, held, err := db.Leases().Acquire(b.Context(), ExpireJob, "bench", leaseMost)
 		if err != nil || !held {
 			b.Fatal(held, err)
 		}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"flashgate/sale"
 )
@@ -34,7 +33,7 @@ func paymentOf(o *sale.Order, event string) sale.Payment {
 // lead takes the lease under which orders expire.
 func (b *bed) lead(db *DB) int64 {
 	b.t.Helper()
-	token, held, err := db.Leases().Acquire(b.t.Context(), ExpireJob, "test", time.Hour)
+	token, held, err := db.Leases().Acquire(b.t.Context(), ExpireJob, "test", leaseMost)
 	if err != nil || !held {
 		b.t.Fatalf("held %v, %v", held, err)
 	}

@@ -105,19 +105,29 @@ func (db *DB) newOutboxRow(sku string, kind sale.Kind, orders []sale.Order, at i
 	return r
 }
 
-// PendingOutbox returns up to limit rows older than olderThan, in row order, after
-// the row afterID, but none of the SKUs in except: what nobody has acknowledged so far. A
-// row that cannot be read has its Damage.
+// outboxAhead is by how much gateways' measures of the database's clock may differ. A row
+// of a later time was written before that clock was set back, or by another server's.
+const outboxAhead = time.Second
+
+// PendingOutbox returns up to limit rows in row order, after the row afterID, but none of
+// the SKUs in except: what nobody has acknowledged so far. It ends before the first row that
+// is not older than olderThan, so that no later one can overtake that: rows are told apart
+// by their position, and only by it. A row that cannot be read has its Damage.
 func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error) {
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
-	args := []any{afterID, db.Now() - olderThan.Milliseconds()}
+	now := db.Now()
+	but := " AND sku NOT IN (''" + strings.Repeat(",?", len(except)) + ")"
+	page := []any{afterID}
 	for _, sku := range except {
-		args = append(args, sku)
+		page = append(page, sku)
 	}
-	rows, err := read(ctx, db.pools.control, "SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id > ? AND at <= ? AND sku NOT IN (''"+
-		strings.Repeat(",?", len(except))+") ORDER BY id LIMIT ?", append(args, limit)...)
+	// The first row of the page that is young, without reading what it says.
+	args := slices.Concat(page, []any{limit, now - olderThan.Milliseconds(), now + outboxAhead.Milliseconds()}, page, []any{limit})
+	rows, err := read(ctx, db.pools.control, "SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id < COALESCE("+
+		"(SELECT MIN(id) FROM (SELECT id, at FROM outbox WHERE id > ?"+but+" ORDER BY id LIMIT ?) page WHERE at > ? AND at <= ?), 9223372036854775807)"+
+		" AND id > ?"+but+" ORDER BY id LIMIT ?", args...)
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}

@@ -310,3 +310,48 @@ func TestWithdrawnClaimsAreNotCommitted(t *testing.T) {
 		t.Errorf("%d orders", n)
 	}
 }
+
+// TestOutboxRowsOfAnotherClock are neither hidden nor overtaken: what counts is where a row
+// stands, and its time only where that can be.
+func TestOutboxRowsOfAnotherClock(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		sku := b.sku("shoe", 100, 0)
+		const n = 4
+		for i := range n {
+			settleGroup(t, db, admitted(sku, claim(sku, fmt.Sprint(i), "1", 1)))
+		}
+		all, err := db.PendingOutbox(t.Context(), 0, 0, 100, nil)
+		if err != nil || len(all) != n {
+			t.Fatalf("%d rows, %v", len(all), err)
+		}
+		const minute, hour = int64(60_000), int64(3_600_000)
+		for name, c := range map[string]struct {
+			ago  [n]int64 // how old each row is, ms
+			want int
+		}{
+			"all old":                     {[n]int64{hour, hour, hour, hour}, 4},
+			"set back behind the second":  {[n]int64{-hour, -hour, hour, hour}, 4},
+			"set forward behind it":       {[n]int64{2 * hour, 2 * hour, 2 * minute, 0}, 3},
+			"the third is young":          {[n]int64{hour, hour, 0, hour}, 2},
+			"the first is, by a moment":   {[n]int64{-100, hour, hour, hour}, 0},
+			"young and from the future":   {[n]int64{hour, -hour, 0, -hour}, 2},
+			"all young":                   {[n]int64{}, 0},
+			"all from some time to come":  {[n]int64{-minute, -minute, -minute, -minute}, 4},
+			"the last is, by two seconds": {[n]int64{hour, hour, hour, -2000}, 4},
+		} {
+			for i, r := range all {
+				b.exec(fmt.Sprintf("UPDATE outbox SET at = %d WHERE id = %d", db.Now()-c.ago[i], r.ID))
+			}
+			rows, err := db.PendingOutbox(t.Context(), time.Minute, 0, 100, nil)
+			if err != nil || len(rows) != c.want {
+				t.Errorf("%s: %d rows, want %d; %v", name, len(rows), c.want, err)
+			}
+			for i, r := range rows {
+				if r.ID != all[i].ID {
+					t.Errorf("%s: row %d is out of order", name, i)
+				}
+			}
+		}
+	})
+}

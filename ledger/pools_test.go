@@ -47,7 +47,7 @@ var uses = map[string]func(ctx context.Context, db *DB, sku *sale.SKU, id sale.O
 		return errors.Join(list, add, stock, outbox, db.Expire(ctx, 0))
 	},
 	"leases": func(ctx context.Context, db *DB, _ *sale.SKU, _ sale.OrderID) error {
-		_, _, err := db.Leases().Acquire(ctx, "j", "me", time.Hour)
+		_, _, err := db.Leases().Acquire(ctx, "j", "me", leaseMost)
 		return err
 	},
 	"probe": func(ctx context.Context, db *DB, _ *sale.SKU, _ sale.OrderID) error { return db.Ping(ctx) },

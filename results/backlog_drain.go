@@ -148,6 +148,7 @@ func (d *drain) sort(page []jetstream.Msg) []*line {
 			d.backlog.cfg.Log.Error("a message in the backlog is no claim and is dropped", "sku", sku, "sequence", meta.Sequence.Stream, "err", err)
 			p = sale.Parked{}
 		}
+		p.Waited = max(0, time.Since(meta.Timestamp))
 		l.claims, l.seqs = append(l.claims, p), append(l.seqs, meta.Sequence.Stream)
 	}
 	return lines

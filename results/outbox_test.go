@@ -44,9 +44,13 @@ func (o *outbox) PendingOutbox(_ context.Context, olderThan time.Duration, after
 	cut := time.Now().Add(-olderThan).UnixMilli()
 	var out []sale.OutboxRow
 	for _, r := range o.rows {
-		if r.ID > afterID && r.At <= cut && len(out) < limit && !slices.Contains(except, r.SKU) {
-			out = append(out, r)
+		if r.ID <= afterID || slices.Contains(except, r.SKU) {
+			continue
 		}
+		if r.At > cut || len(out) == limit {
+			break
+		}
+		out = append(out, r)
 	}
 	return out, nil
 }

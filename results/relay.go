@@ -20,8 +20,8 @@ import (
 
 // Outbox is what the relay needs of the ledger.
 type Outbox interface {
-	// PendingOutbox returns up to limit rows older than olderThan, in row order, with
-	// ids above afterID, but none of the SKUs in except.
+	// PendingOutbox returns up to limit rows in row order, with ids above afterID, but none
+	// of the SKUs in except, up to the first that is not older than olderThan.
 	PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error)
 	// Acked deletes the rows, soon; it does not block.
 	Acked(ids []int64)

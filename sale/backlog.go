@@ -1,5 +1,7 @@
 package sale
 
+import "time"
+
 // Parked is a claim in the durable backlog, where it waits for the ledger's return. It
 // is immutable once parked.
 type Parked struct {
@@ -11,6 +13,9 @@ type Parked struct {
 	// ParkedAt is when it was parked (Unix ms, ledger's clock as far as the gateway
 	// knew it).
 	ParkedAt int64
+	// Waited is for how long it has been in the backlog, by the backlog's own clock; 0 where
+	// that is not known. It is for whoever drains it, and is not stored.
+	Waited time.Duration
 }
 
 // QueuedOrder is the claim as buyers see it before it has a verdict.
