@@ -130,13 +130,17 @@ func (db *DB) buyerWorkNames(ctx context.Context) ([]string, error) {
 
 // countStep takes the work on one SKU a step further: one short transaction.
 func (db *DB) countStep(ctx context.Context, sku string) error {
-	var counted *buyerWork
+	var counted, before *buyerWork
 	err := db.insist(ctx, db.pools.control, terms{refused: maxRefused, waited: 1}, func(ctx context.Context, on *try) error {
 		counted = nil
 		w, err := readBuyerWork(ctx, on.conn, sku)
 		if err != nil || w == nil {
 			return err
 		}
+		if before != nil && *w != *before {
+			return nil // refused because another gateway took the step
+		}
+		before = w
 		s := newScript(db.dialect)
 		s.statement(db.dialect.begin())
 		switch {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // ClusterTier keeps a test that needs several servers of a kind to `make test-cluster`,
@@ -35,3 +36,12 @@ func needsServers(t testing.TB) {
 }
 
 func long() bool { return os.Getenv("TEST_LONG") != "" }
+
+// Lasting is how long a load of a test goes on: as long as the documents speak of in the
+// long run, else only until it shows something.
+func Lasting(promised, brief time.Duration) time.Duration {
+	if long() {
+		return promised
+	}
+	return brief
+}
