@@ -185,13 +185,22 @@ func (c *Checkout) aroundShield(ctx context.Context, b *batch, list []*entry) {
 // and looks up beside it what may be a repeat.
 func (c *Checkout) commitAndLookUp(ctx context.Context, b *batch) {
 	yes, unshielded, unsure := b.with(admitted), b.with(around), b.with(seen, doubted, refused)
-	var wg sync.WaitGroup
+	var commit func()
 	switch {
 	case len(yes) > 0:
-		wg.Go(func() { c.commitAdmitted(ctx, b, yes) })
+		commit = func() { c.commitAdmitted(ctx, b, yes) }
 	case len(unshielded) > 0:
-		wg.Go(func() { c.commitAround(ctx, b, unshielded) })
+		commit = func() { c.commitAround(ctx, b, unshielded) }
+	default:
+		c.lookUp(ctx, b, unsure)
+		return
 	}
+	if len(unsure) == 0 {
+		commit()
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(commit)
 	c.lookUp(ctx, b, unsure)
 	wg.Wait()
 }

@@ -30,6 +30,7 @@ var (
 	rounds      = flag.Int("rounds", 5, "interleaved rounds")
 	seconds     = flag.Int("seconds", 4, "seconds per measurement")
 	connections = flag.Int("connections", 512, "connections of the load generator")
+	delay       = flag.Duration("delay", 0, "how long each reply of Redis, the ledger and NATS is held, as a network does")
 	profile     = flag.String("profile", "", "write the gateway's CPU profile of one reserving run to this file")
 )
 
@@ -44,6 +45,8 @@ type rig struct {
 	maria   *testenv.MariaDBServer
 	nats    *testenv.NATSServer
 	db      *sql.DB
+	bin     string
+	env     []string // of every gateway
 	gateway *testenv.Process
 	url     string
 	admin   string
@@ -60,43 +63,66 @@ func newRig(t *testing.T) *rig {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	port, admin, barePort := testenv.Port(t), testenv.Port(t), testenv.Port(t)
-	env := []string{
-		"FLASHGATE_REDIS__ADDRS=" + r.redis.Addr, "FLASHGATE_LEDGER__DSN=" + r.maria.DSN, "FLASHGATE_NATS__URL=" + r.nats.URL,
+	barePort := testenv.Port(t)
+	link := func(addr string) string {
+		if *delay == 0 {
+			return addr
+		}
+		p := testenv.NewProxy(t, addr)
+		p.Delay(*delay)
+		return p.Addr
+	}
+	r.bin, r.env = bin, []string{
+		"FLASHGATE_REDIS__ADDRS=" + link(r.redis.Addr), "FLASHGATE_LEDGER__DSN=" + strings.Replace(r.maria.DSN, r.maria.Addr, link(r.maria.Addr), 1),
+		"FLASHGATE_NATS__URL=nats://" + link(strings.TrimPrefix(r.nats.URL, "nats://")),
 		"FLASHGATE_ADMIN__KEY=" + key, "FLASHGATE_AUTH__MODE=header", "FLASHGATE_SERVER__TRUSTED_PROXIES=127.0.0.0/8",
 		"FLASHGATE_LIMITS__USER__RATE=0", "FLASHGATE_LOG__LEVEL=warn",
-		fmt.Sprintf("FLASHGATE_SERVER__LISTEN=127.0.0.1:%d", port), fmt.Sprintf("FLASHGATE_ADMIN__LISTEN=127.0.0.1:%d", admin),
 	}
 	migrate := exec.Command(bin, "migrate")
-	migrate.Env = append(os.Environ(), env...)
+	migrate.Env = append(os.Environ(), r.env...)
 	if out, err := migrate.CombinedOutput(); err != nil {
 		t.Fatalf("migrate: %v\n%s", err, out)
 	}
-	r.url, r.admin, r.bareURL = fmt.Sprintf("http://127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", admin), fmt.Sprintf("http://127.0.0.1:%d", barePort)
-	r.gateway = testenv.StartProcess(t, "gateway", testenv.Spec{Path: bin, Args: []string{"serve"}, Env: env})
+	r.bareURL = fmt.Sprintf("http://127.0.0.1:%d", barePort)
+	r.gateway, r.url, r.admin = r.startGateway("gateway")
 	r.bare = testenv.StartProcess(t, "bare", testenv.Spec{Path: bare, Args: []string{fmt.Sprintf("127.0.0.1:%d", barePort)}})
 	var err error
 	if r.db, err = sql.Open("mysql", r.maria.DSN); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.db.Close(); http.DefaultClient.CloseIdleConnections() })
-	testenv.Eventually(t, func() bool {
-		a, errA := http.Get(r.url + "/readyz")
-		b, errB := http.Get(r.bareURL + "/")
-		if errA == nil {
-			_ = a.Body.Close()
-		}
-		if errB == nil {
-			_ = b.Body.Close()
-		}
-		return errA == nil && errB == nil && a.StatusCode == 200
-	}, "both servers answer")
+	answers(t, r.bareURL+"/")
 	return r
 }
 
-func (r *rig) put(sku string, total int64) {
+// startGateway starts one more gateway and waits until it is ready.
+func (r *rig) startGateway(name string) (p *testenv.Process, url, admin string) {
 	r.t.Helper()
-	body, _ := json.Marshal(map[string]any{"total": total, "unit_price": 4999, "currency": "EUR", "title": "bench"})
+	port, adminPort := testenv.Port(r.t), testenv.Port(r.t)
+	url, admin = fmt.Sprintf("http://127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", adminPort)
+	p = testenv.StartProcess(r.t, name, testenv.Spec{Path: r.bin, Args: []string{"serve"}, Env: append(slices.Clone(r.env),
+		fmt.Sprintf("FLASHGATE_SERVER__LISTEN=127.0.0.1:%d", port), fmt.Sprintf("FLASHGATE_ADMIN__LISTEN=127.0.0.1:%d", adminPort))})
+	answers(r.t, url+"/readyz")
+	return p, url, admin
+}
+
+func answers(t *testing.T, url string) {
+	t.Helper()
+	testenv.Eventually(t, func() bool {
+		res, err := http.Get(url)
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode < http.StatusInternalServerError
+	}, "%s answers", url)
+}
+
+func (r *rig) put(sku string, total int64) { r.t.Helper(); r.putLimited(sku, total, 0) }
+
+func (r *rig) putLimited(sku string, total, limit int64) {
+	r.t.Helper()
+	body, _ := json.Marshal(map[string]any{"total": total, "unit_price": 4999, "currency": "EUR", "title": "bench", "per_user_limit": limit})
 	req, _ := http.NewRequest("PUT", r.admin+"/v1/skus/"+sku, bytes.NewReader(body))
 	req.Header.Set("Authorization", "Bearer "+key)
 	req.Header.Set("Content-Type", "application/json")
@@ -158,8 +184,11 @@ func (r *rig) published(from uint64) (events int64, next uint64) {
 // measure runs one load against a process and adds the processor time it cost.
 func (r *rig) measure(p *testenv.Process, script, url string, env ...string) load {
 	r.t.Helper()
-	return r.measureFor(time.Duration(*seconds)*time.Second, p, script, url, env...)
+	return r.measureFor(r.lasting(), p, script, url, env...)
 }
+
+// lasting is how long a measurement lasts.
+func (r *rig) lasting() time.Duration { return time.Duration(*seconds) * time.Second }
 
 func (r *rig) measureFor(d time.Duration, p *testenv.Process, script, url string, env ...string) load {
 	r.t.Helper()
@@ -184,9 +213,15 @@ func (r *rig) cpuTimes() [3]time.Duration {
 // every row an event within a second.
 func (r *rig) reserve(env ...string) load {
 	r.t.Helper()
+	return r.account(func() load { return r.measure(r.gateway, "order.lua", r.url, env...) })
+}
+
+// account holds a load that is all reservations to account.
+func (r *rig) account(measure func() load) load {
+	r.t.Helper()
 	rows := r.orders()
 	_, seq := r.published(1 << 62)
-	l := r.measure(r.gateway, "order.lua", r.url, env...)
+	l := measure()
 	<-time.After(time.Second)
 	made := r.orders() - rows
 	events, _ := r.published(seq)
@@ -231,8 +266,8 @@ func TestBench(t *testing.T) {
 }
 
 // warm loads a SKU's shield and the connections, and lets what it caused settle.
-func (r *rig) warm(sku string) {
-	if _, err := runWrk("order.lua", r.url, time.Second, *connections, sku); err != nil {
+func (r *rig) warm(env ...string) {
+	if _, err := runWrk("order.lua", r.url, time.Second, *connections, env...); err != nil {
 		r.t.Fatal(err)
 	}
 	<-time.After(1500 * time.Millisecond)
@@ -296,6 +331,9 @@ type result struct {
 // report prints medians, and ratios to the base taken round by round, and appends them to
 // the results.
 func report(t *testing.T, bench, base string, names []string, series map[string][]load) {
+	if *delay > 0 {
+		bench += fmt.Sprintf(", replies delayed by %v", *delay)
+	}
 	res := result{
 		Bench: bench, Base: base, At: time.Now().UTC().Format(time.RFC3339), Commit: commit(), Machine: machine(),
 		Connections: *connections, Rounds: *rounds, Seconds: *seconds,
