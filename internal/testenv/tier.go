@@ -14,7 +14,7 @@ func ClusterTier(t testing.TB) {
 	if !strings.HasPrefix(t.Name(), "TestCluster") {
 		t.Fatal("make test-cluster would not find it: its name has to begin with TestCluster")
 	}
-	if os.Getenv("TEST_CLUSTER") == "" && !long() {
+	if os.Getenv("TEST_CLUSTER") == "" && !Long() {
 		t.Skip("is run by make test-cluster; set TEST_CLUSTER=1")
 	}
 }
@@ -22,7 +22,7 @@ func ClusterTier(t testing.TB) {
 // LongTier keeps a test that takes minutes to `make test-long`, which sets TEST_LONG.
 func LongTier(t testing.TB) {
 	t.Helper()
-	if !long() {
+	if !Long() {
 		t.Skip("is run by make test-long; set TEST_LONG=1")
 	}
 }
@@ -35,12 +35,14 @@ func needsServers(t testing.TB) {
 	}
 }
 
-func long() bool { return os.Getenv("TEST_LONG") != "" }
+// Long reports whether this is the long run, whose figures are held to what the documents
+// promise.
+func Long() bool { return os.Getenv("TEST_LONG") != "" }
 
 // Lasting is how long a load of a test goes on: as long as the documents speak of in the
 // long run, else only until it shows something.
 func Lasting(promised, brief time.Duration) time.Duration {
-	if long() {
+	if Long() {
 		return promised
 	}
 	return brief

@@ -45,7 +45,7 @@ func Took(t testing.TB, promise, took time.Duration, msg string, args ...any) {
 	what := fmt.Sprintf(msg, args...)
 	t.Logf("%s: took %v, promised within %v", what, took.Round(time.Millisecond), promise)
 	note(t, what, map[string]any{"promised_ms": promise.Milliseconds(), "took_ms": took.Milliseconds()})
-	if took > promise && long() {
+	if took > promise && Long() {
 		t.Errorf("%s: took %v, more than %v", what, took, promise)
 	}
 }
@@ -57,7 +57,7 @@ func AtLeast(t testing.TB, promise, got float64, msg string, args ...any) {
 	what := fmt.Sprintf(msg, args...)
 	t.Logf("%s: %.2f, promised at least %.2f", what, got, promise)
 	note(t, what, map[string]any{"promised_ratio": promise, "ratio": got})
-	if !long() {
+	if !Long() {
 		promise /= 5
 	}
 	if got < promise {

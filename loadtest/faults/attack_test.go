@@ -11,50 +11,6 @@ import (
 	"flashgate/internal/testenv"
 )
 
-// throughput has workers buy without end and counts what they got, so that two
-// stretches of time can be compared.
-type throughput struct {
-	done atomic.Int64
-	stop chan struct{}
-	wg   sync.WaitGroup
-}
-
-func (c *cluster) load(sku string, workers int) *throughput {
-	l := &throughput{stop: make(chan struct{})}
-	var next atomic.Int64
-	for w := range workers {
-		l.wg.Go(func() {
-			for {
-				select {
-				case <-l.stop:
-					return
-				default:
-				}
-				a := c.buy(c.gates[w%len(c.gates)], sku, fmt.Sprintf("honest-%d", next.Add(1)), "")
-				if a.yes() {
-					l.done.Add(1)
-				}
-			}
-		})
-	}
-	return l
-}
-
-// rate is orders a second over half a second, or for as long as fifty take.
-func (l *throughput) rate(t *testing.T) float64 {
-	t.Helper()
-	before, began := l.done.Load(), time.Now()
-	testenv.Eventually(t, func() bool {
-		return time.Since(began) >= 500*time.Millisecond && l.done.Load() >= before+50
-	}, "honest buyers get something")
-	return float64(l.done.Load()-before) / time.Since(began).Seconds()
-}
-
-func (l *throughput) end() {
-	close(l.stop)
-	l.wg.Wait()
-}
-
 // attack calls fn 200 times a second until the returned function is called.
 func attack(fn func(i int)) (end func()) {
 	stop := make(chan struct{})
@@ -77,17 +33,20 @@ func attack(fn func(i int)) (end func()) {
 	}
 }
 
+// stretch is how long the throughput is measured each time.
+const stretch = 500 * time.Millisecond
+
 // compare interleaves stretches with and without the attack, until the attacker has
 // been told off a hundred times, and holds what honest buyers got to what they had
 // without it.
-func compare(t *testing.T, l *throughput, told *atomic.Int64, fn func(i int)) {
+func compare(t *testing.T, l *crowd, told *atomic.Int64, fn func(i int)) {
 	t.Helper()
-	l.rate(t) // warm
+	l.rate(stretch) // warm
 	var calm, attacked []float64
 	testenv.Eventually(t, func() bool {
-		calm = append(calm, l.rate(t))
+		calm = append(calm, l.rate(stretch))
 		end := attack(fn)
-		attacked = append(attacked, l.rate(t))
+		attacked = append(attacked, l.rate(stretch))
 		end()
 		return len(calm) >= 7 && told.Load() >= 100
 	}, "the attacker is answered a hundred times")
@@ -104,8 +63,8 @@ func TestLimitBreakerOnColdSKU(t *testing.T) {
 	if a := c.insist(0, "shoe", "greedy", "first"); !a.yes() {
 		t.Fatalf("%+v", a)
 	}
-	l := c.load("shoe", 64)
-	defer l.end()
+	l := c.crowd(c.gates, "shoe")
+	defer l.join(64)()
 	var refused, busy atomic.Int64
 	compare(t, l, &refused, func(i int) {
 		switch a := c.buy(c.gates[i%2], "shoe", "greedy", fmt.Sprintf("fresh-%d-%d", i, time.Now().UnixNano())); {
@@ -127,9 +86,9 @@ func TestRepeaterAfterFlush(t *testing.T) {
 	if !first.yes() {
 		t.Fatalf("%+v", first)
 	}
-	l := c.load("shoe", 64)
-	defer l.end()
-	l.rate(t)
+	l := c.crowd(c.gates, "shoe")
+	defer l.join(64)()
+	l.rate(stretch)
 	c.redis.FlushAll(t)
 	var repeated, busy atomic.Int64
 	compare(t, l, &repeated, func(i int) {

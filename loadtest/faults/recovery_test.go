@@ -1,71 +1,15 @@
 package faults
 
 import (
-	"fmt"
 	"os/exec"
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"flashgate/internal/testenv"
 )
-
-// crowd is buyers who buy one unit after the other, through gateways and of SKUs in turn,
-// until they are told to stop.
-type crowd struct {
-	c       *cluster
-	gates   []*gate
-	skus    []string
-	sold    atomic.Int64
-	refused atomic.Int64 // to come again
-	orders  atomic.Int64 // serial number of the buyers
-	mu      sync.Mutex
-	wrong   []answer
-}
-
-// join adds n buyers, who stay until the function that it returns is called.
-func (b *crowd) join(n int) (leave func()) {
-	stop := make(chan struct{})
-	var gone sync.WaitGroup
-	for range n {
-		gone.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				i := int(b.orders.Add(1))
-				b.took(b.c.buy(b.gates[i%len(b.gates)], b.skus[i%len(b.skus)], fmt.Sprintf("buyer-%d", i), ""))
-			}
-		})
-	}
-	return sync.OnceFunc(func() { close(stop); gone.Wait() })
-}
-
-func (b *crowd) took(a answer) {
-	switch {
-	case a.yes():
-		b.sold.Add(1)
-	case a.busy():
-		b.refused.Add(1)
-		<-time.After(10 * time.Millisecond) // nobody who is told to come again does so at once
-	default:
-		b.mu.Lock()
-		b.wrong = append(b.wrong, a)
-		b.mu.Unlock()
-	}
-}
-
-// rate is how many units are sold a second, over d.
-func (b *crowd) rate(d time.Duration) float64 {
-	before, began := b.sold.Load(), time.Now()
-	<-time.After(d)
-	return float64(b.sold.Load()-before) / time.Since(began).Seconds()
-}
 
 // TestOverloadLeavesNothingBehind: whatever a load of half a minute did, ten seconds after
 // its end the sale is as fast as before.
@@ -75,11 +19,7 @@ func TestOverloadLeavesNothingBehind(t *testing.T) {
 	maria := testenv.OwnMariaDB(t)
 	ledgerLink := testenv.NewProxy(t, maria.Addr)
 	c := newCluster(t, 2, parts{redis: redis, redisAddr: redisLink.Addr, maria: maria, dsn: "root@tcp(" + ledgerLink.Addr + ")/" + maria.Database})
-	b := &crowd{c: c, gates: c.gates}
-	for i := range 60 {
-		b.skus = append(b.skus, fmt.Sprintf("shoe-%d", i))
-		c.putSKU(b.skus[i], map[string]any{"total": 10_000_000, "heat": "hot"})
-	}
+	b := c.crowd(c.gates, c.putMany("shoe", 60)...)
 	const buyers = 40
 	leave := b.join(buyers)
 	defer leave()
@@ -106,10 +46,7 @@ func TestOverloadLeavesNothingBehind(t *testing.T) {
 		b.recovers(load.name, load.begin)
 	}
 	leave()
-	noErrors(t, b.wrong)
-	if len(b.wrong) > 0 {
-		t.Errorf("%d answers that nobody expects: %v", len(b.wrong), tally(b.wrong))
-	}
+	b.noneWrong()
 	var orders int64
 	for _, sku := range b.skus {
 		orders += c.query("SELECT SUM(sold) FROM stock WHERE sku = ?", sku)
@@ -139,7 +76,7 @@ func (b *crowd) recovers(name string, begin func() (end func())) {
 	t.Logf("%s: %.0f a second before, %.0f meanwhile", name, before, during)
 	// In the short run others may have taken the machine meanwhile.
 	enough := 0.9
-	if testenv.Lasting(1, 0) == 0 {
+	if !testenv.Long() {
 		enough = 0.3
 	}
 	testenv.Within(t, 10*time.Second, func() bool { return b.rate(time.Second) >= enough*before }, "%s: %.1f of the throughput again", name, enough)

@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +22,11 @@ func TestSuspendedGateway(t *testing.T) {
 		c.awaitReady(g)
 	}
 	lame, sound := c.gates[0], c.gates[1]
-	var skus []string
-	for i := range 20 {
-		skus = append(skus, fmt.Sprintf("shoe-%d", i))
-		c.putSKU(skus[i], map[string]any{"total": 1_000_000, "heat": "hot"})
-		c.warm(skus[i], 4)
+	skus := c.putMany("shoe", 20)
+	for _, sku := range skus {
+		c.warm(sku, 4)
 	}
-	waits, goOn := &crowd{c: c, gates: []*gate{lame}, skus: skus}, &crowd{c: c, gates: []*gate{sound}, skus: skus}
+	waits, goOn := c.crowd([]*gate{lame}, skus...), c.crowd([]*gate{sound}, skus...)
 	leave, alsoLeave := waits.join(60), goOn.join(10)
 	defer leave()
 	defer alsoLeave()
@@ -71,11 +68,8 @@ func TestSuspendedGateway(t *testing.T) {
 	if n := strings.Count(sound.Output(), "\"usable\":false"); n != 0 {
 		t.Errorf("%d breakers of the other gateway opened", n)
 	}
-	for name, b := range map[string]*crowd{"suspended": waits, "other": goOn} {
-		if len(b.wrong) > 0 {
-			t.Errorf("answers of the %s gateway that nobody expects: %v, the first %+v", name, tally(b.wrong), b.wrong[0])
-		}
-	}
+	waits.noneWrong()
+	goOn.noneWrong()
 	for _, sku := range skus {
 		c.checkStock(sku)
 	}
