@@ -37,6 +37,7 @@ const (
 	orderExpired
 	orderQueued
 	stockBelowSold
+	preconditionFailed
 	contentTooLarge
 	unsupportedMediaType
 	invalidRequest
@@ -87,10 +88,11 @@ var answers = [answerCount]entry{
 	orderExpired:         {http.StatusConflict, "order_expired", "Order expired", "The order was not paid for in time, and its units were given back.", 0},
 	orderQueued:          {http.StatusConflict, "order_queued", "Order still queued", "The order has no verdict yet.", 0},
 	stockBelowSold:       {http.StatusConflict, "stock_below_sold", "Stock would fall below what is sold", "The change would leave fewer units than are bound to live orders or withheld; max_reduction is the largest possible reduction.", 0},
+	preconditionFailed:   {http.StatusPreconditionFailed, "precondition_failed", "Not as expected", "The SKU is not, or no longer, as If-Match or If-None-Match says. Read it again.", 0},
 	contentTooLarge:      {http.StatusRequestEntityTooLarge, "content_too_large", "Content too large", "The body is larger than this service accepts.", 0},
 	unsupportedMediaType: {http.StatusUnsupportedMediaType, "unsupported_media_type", "Unsupported media type", "Send the body as application/json in UTF-8, without a content coding.", 0},
 	invalidRequest:       {http.StatusUnprocessableEntity, "invalid_request", "Invalid request", "The request was read but asks for something that cannot be.", 0},
-	keyReused:            {http.StatusUnprocessableEntity, "idempotency_key_reused", "Idempotency key reused", "An order with this Idempotency-Key exists, with another quantity or coupon.", 0},
+	keyReused:            {http.StatusUnprocessableEntity, "idempotency_key_reused", "Idempotency key reused", "This Idempotency-Key was used before, with another quantity, coupon or number of units.", 0},
 	rateLimited:          {http.StatusTooManyRequests, "rate_limited", "Too many requests", "Slow down; the RateLimit header names the limit.", 1},
 	headersTooLarge:      {http.StatusRequestHeaderFieldsTooLarge, "headers_too_large", "Header fields too large", "The header fields are larger than this service accepts.", 0},
 	internalError:        {http.StatusInternalServerError, "internal", "Internal error", "Something failed here that should not. Repeat the request with the same Idempotency-Key.", 0},
@@ -139,6 +141,8 @@ var errorAnswers = []struct {
 	{sale.ErrOrderExpired, orderExpired},
 	{sale.ErrOrderQueued, orderQueued},
 	{sale.ErrInvalid, invalidRequest},
+	{sale.ErrKeyReused, keyReused},
+	{sale.ErrPrecondition, preconditionFailed},
 	{sale.ErrPaymentMismatch, invalidRequest},
 }
 

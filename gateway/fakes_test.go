@@ -95,6 +95,7 @@ type fakeLedger struct {
 	reads  int
 	finds  [][]sale.OrderID
 	paid   map[string]paidEvent
+	added  map[string]int64 // by SKU and key
 }
 
 func (l *fakeLedger) Now() int64 { return l.now }
@@ -224,53 +225,6 @@ func (l *fakeLedger) Stock(_ context.Context, sku string) (map[int]sale.Stock, e
 	defer l.mu.Unlock()
 	l.reads++
 	return map[int]sale.Stock{0: l.stock[sku], 1: {}}, l.err
-}
-
-func (l *fakeLedger) PutSKU(_ context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err != nil {
-		return sale.SKU{}, sale.Stock{}, false, l.err
-	}
-	old, exists := l.stock[sku.Name]
-	stock.Sold = old.Sold
-	if stock.Available() < 0 {
-		return sale.SKU{}, sale.Stock{}, false, &sale.StockBelowSoldError{MaxReduction: old.Available()}
-	}
-	sku.Version++
-	l.skus[sku.Name], l.stock[sku.Name] = &sku, stock
-	return sku, stock, !exists, nil
-}
-
-func (l *fakeLedger) PatchSKU(_ context.Context, name string, patch sale.SKUPatch) (sale.SKU, sale.Stock, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	old, ok := l.skus[name]
-	if !ok {
-		return sale.SKU{}, sale.Stock{}, sale.ErrUnknownSKU
-	}
-	sku, stock, err := patch.Apply(*old, l.stock[name])
-	if err == nil {
-		l.skus[name], l.stock[name] = &sku, stock
-	}
-	return sku, stock, err
-}
-
-func (l *fakeLedger) AddStock(ctx context.Context, name string, delta int64) (sale.SKU, sale.Stock, error) {
-	l.mu.Lock()
-	t := l.stock[name].Total + delta
-	l.mu.Unlock()
-	return l.PatchSKU(ctx, name, sale.SKUPatch{Total: &t})
-}
-
-func (l *fakeLedger) ListSKUs(_ context.Context, after string, limit int) ([]sale.Listing, error) {
-	var out []sale.Listing
-	for _, name := range []string{"closed", "early", "paused", "phone"} {
-		if name > after && len(out) < limit {
-			out = append(out, sale.Listing{SKU: *l.skus[name], Stock: l.stock[name]})
-		}
-	}
-	return out, l.err
 }
 
 // fakeShield remembers in a map.
@@ -410,6 +364,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 	w := &world{
 		queue: &fakeQueue{},
 		ledger: &fakeLedger{
+			added:  map[string]int64{},
 			now:    testNow,
 			skus:   map[string]*sale.SKU{"phone": testSKU("phone"), "early": early, "paused": paused, "closed": closed},
 			stock:  map[string]sale.Stock{"phone": {Total: 100, Reserved: 10, Sold: 40}, "early": {Total: 1}, "paused": {Total: 1}, "closed": {Total: 1}},

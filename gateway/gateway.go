@@ -117,9 +117,11 @@ type Ledger interface {
 type Catalogue interface {
 	// PutSKU creates the SKU or replaces everything said of it, Total and Reserved of
 	// the stock included.
-	PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error)
+	PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock, expect sale.Expect) (sale.SKU, sale.Stock, bool, error)
 	PatchSKU(ctx context.Context, name string, patch sale.SKUPatch) (sale.SKU, sale.Stock, error)
-	AddStock(ctx context.Context, name string, delta int64) (sale.SKU, sale.Stock, error)
+	// AddStock adds once for all calls that have the same key; replayed says that an earlier
+	// one had.
+	AddStock(ctx context.Context, name string, delta int64, key string) (sku sale.SKU, stock sale.Stock, replayed bool, err error)
 	// ListSKUs returns up to limit SKUs in order of name, beginning after a name.
 	ListSKUs(ctx context.Context, after string, limit int) ([]sale.Listing, error)
 }

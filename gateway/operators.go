@@ -113,6 +113,10 @@ func (g *Gateway) readSKUBody(c *fiber.Ctx) (name string, body skuBody, patch sa
 		_ = g.refuseWith(c, &problem{answer: invalidRequest, detail: err.Error()})
 		return "", body, patch, false
 	}
+	if patch.Expect, err = readExpect(c); err != nil {
+		_ = g.refuseWith(c, &problem{answer: malformed, detail: err.Error()})
+		return "", body, patch, false
+	}
 	return name, body, patch, true
 }
 
@@ -129,11 +133,13 @@ func (g *Gateway) putSKU(c *fiber.Ctx) error {
 	if body.Total == nil {
 		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "total is needed"})
 	}
+	expect := patch.Expect
+	patch.Expect = sale.Expect{}
 	sku, stock, err := patch.Apply(base, sale.Stock{})
 	if err != nil {
 		return g.refuseError(c, err)
 	}
-	sku, stock, created, err := g.deps.Catalogue.PutSKU(g.deadlines.context(), sku, stock)
+	sku, stock, created, err := g.deps.Catalogue.PutSKU(g.deadlines.context(), sku, stock, expect)
 	if err != nil {
 		return g.refuseError(c, err)
 	}
@@ -157,7 +163,8 @@ func (g *Gateway) patchSKU(c *fiber.Ctx) error {
 	return g.answerSKU(c, answerOK, sku, stock)
 }
 
-// addStock is POST /v1/skus/{sku}/stock {"delta":n}.
+// addStock is POST /v1/skus/{sku}/stock {"delta":n}; with an Idempotency-Key it adds once,
+// however often it is called.
 func (g *Gateway) addStock(c *fiber.Ctx) error {
 	var body struct {
 		Delta *int64 `json:"delta"`
@@ -172,9 +179,17 @@ func (g *Gateway) addStock(c *fiber.Ctx) error {
 	if body.Delta == nil || *body.Delta == 0 || *body.Delta > sale.MaxStock || *body.Delta < -sale.MaxStock {
 		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "delta must be a number of units, not zero"})
 	}
-	sku, stock, err := g.deps.Catalogue.AddStock(g.deadlines.context(), name, *body.Delta)
+	key, err := readKey(c)
+	if err != nil {
+		return g.refuseWith(c, &problem{answer: malformed, detail: err.Error()})
+	}
+	sku, stock, replayed, err := g.deps.Catalogue.AddStock(g.deadlines.context(), name, *body.Delta, key)
 	if err != nil {
 		return g.refuseError(c, err)
+	}
+	if replayed {
+		c.Context().Response.Header.SetCanonical(hdrReplayed, valTrue)
+		return g.answerSKU(c, answerReplayed, sku, stock)
 	}
 	return g.answerSKU(c, answerOK, sku, stock)
 }
@@ -241,6 +256,7 @@ func (g *Gateway) answerSKU(c *fiber.Ctx, a answer, sku sale.SKU, stock sale.Sto
 	} else {
 		b = append(appendName(b, "shield_left"), "null"...)
 	}
+	c.Context().Response.Header.SetCanonical(hdrETag, []byte(`"`+sale.TagOf(&sku, stock).String()+`"`))
 	return g.json(c, a, append(b, '}'))
 }
 

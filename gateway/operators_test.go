@@ -116,6 +116,43 @@ func TestAddStock(t *testing.T) {
 	add("none", `{"delta":1}`).check(t, 404, "unknown_sku")
 }
 
+// One key adds once, and changes are made only of what the operator has seen.
+func TestOperatorsRepeatAndExpect(t *testing.T) {
+	w := newWorld(t, nil)
+	do := func(method, path, body string, header ...string) reply {
+		return w.operator(t, call{method: method, path: path, body: body, header: header})
+	}
+	const stock = "/v1/skus/phone/stock"
+	first := do("POST", stock, `{"delta":5}`, "Idempotency-Key", "k1")
+	again := do("POST", stock, `{"delta":5}`, "Idempotency-Key", `"k1"`)
+	if first.status != 200 || first.header("Idempotent-Replayed") != "" || again.status != 200 || again.header("Idempotent-Replayed") != "true" || again.json["total"] != 105.0 {
+		t.Errorf("%d %s, then %d %s", first.status, first.body, again.status, again.body)
+	}
+	do("POST", stock, `{"delta":6}`, "Idempotency-Key", "k1").check(t, 422, "idempotency_key_reused")
+	do("POST", stock, `{"delta":6}`, "Idempotency-Key", "").check(t, 400, "malformed")
+	do("POST", stock, `{"delta":6}`, "Idempotency-Key", "a b").check(t, 400, "malformed")
+
+	const sku = "/v1/skus/phone"
+	seen := do("GET", sku, "").header("Etag")
+	if seen == "" || seen != again.header("Etag") {
+		t.Fatalf("ETag %s, and of the answer before %s", seen, again.header("Etag"))
+	}
+	if r := do("PATCH", sku, `{"total":110}`, "If-Match", `"nothing of ours", `+seen); r.status != 200 || r.header("Etag") == seen {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	do("PATCH", sku, `{"total":200}`, "If-Match", seen).check(t, 412, "precondition_failed")
+	do("PUT", sku, `{"total":200}`, "If-Match", seen).check(t, 412, "precondition_failed")
+	do("PUT", sku, `{"total":200}`, "If-None-Match", "*").check(t, 412, "precondition_failed")
+	do("PUT", "/v1/skus/new", `{"total":200}`, "If-Match", "*").check(t, 412, "precondition_failed")
+	do("PATCH", sku, `{"total":200}`, "If-Match", "W/"+do("GET", sku, "").header("Etag")).check(t, 412, "precondition_failed")
+	if r := do("PUT", "/v1/skus/new", `{"total":200}`, "If-None-Match", "*"); r.status != 201 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	for _, h := range [][]string{{"If-Match", "7"}, {"If-Match", `"7`}, {"If-Match", ""}, {"If-Match", `"a"b"`}, {"If-None-Match", `"7"`}} {
+		do("PATCH", sku, `{}`, h...).check(t, 400, "malformed")
+	}
+}
+
 func TestGetAndListSKUs(t *testing.T) {
 	w := newWorld(t, nil)
 	get := func(path string) reply { return w.operator(t, call{method: "GET", path: path}) }

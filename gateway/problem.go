@@ -22,6 +22,7 @@ var (
 	hdrIdempotencyKey    = []byte("Idempotency-Key")
 	hdrReplayed          = []byte("Idempotent-Replayed")
 	hdrPreferenceApplied = []byte("Preference-Applied")
+	hdrETag              = []byte("Etag")
 	hdrCacheControl      = []byte("Cache-Control")
 	valTrue              = []byte("true")
 	valNoStore           = []byte("no-store")

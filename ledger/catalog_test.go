@@ -18,7 +18,7 @@ func TestCatalogSeesOthersChanges(t *testing.T) {
 		if _, err := here.SKU(t.Context(), "shoe"); !errors.Is(err, sale.ErrUnknownSKU) {
 			t.Fatalf("before it is made: %v", err)
 		}
-		if _, _, created, err := there.PutSKU(t.Context(), sku, stock); err != nil || !created {
+		if _, _, created, err := there.PutSKU(t.Context(), sku, stock, sale.Expect{}); err != nil || !created {
 			t.Fatal(created, err)
 		}
 		// Here it is remembered as unknown, for longer than a second.

@@ -286,7 +286,7 @@ func TestHooksTellOfOthersChanges(t *testing.T) {
 		}
 		testenv.Eventually(t, func() bool { return count(t, here.metrics.seen) == 2 }, "the first look is over")
 		for _, name := range []string{"sock", "shoe"} {
-			if _, _, err := there.AddStock(t.Context(), name, 5); err != nil {
+			if _, _, _, err := there.AddStock(t.Context(), name, 5, ""); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -84,7 +84,7 @@ func TestFirstLimitOnManyOrders(t *testing.T) {
 			t.Errorf("%d buyers were counted inside the call", n)
 		}
 		wish, stock := limited, sale.Stock{Total: 1000}
-		if again, _, _, err := db.PutSKU(t.Context(), wish, stock); err != nil || again != limited {
+		if again, _, _, err := db.PutSKU(t.Context(), wish, stock, sale.Expect{}); err != nil || again != limited {
 			t.Errorf("repeated: %+v, %v", again, err)
 		}
 		for _, sku := range []*sale.SKU{&free, &limited} {

@@ -95,10 +95,10 @@ func TestHooksTellOfChanges(t *testing.T) {
 		db.SetHooks(w.hooks())
 		b.run(db)
 		sku := sale.SKU{Name: "shoe", UnitPrice: 1, Currency: "EUR", PayWithin: 1000, State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1}
-		if _, _, _, err := db.PutSKU(t.Context(), sku, sale.Stock{Total: 3}); err != nil {
+		if _, _, _, err := db.PutSKU(t.Context(), sku, sale.Stock{Total: 3}, sale.Expect{}); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := db.AddStock(t.Context(), "shoe", 2); err != nil {
+		if _, _, _, err := db.AddStock(t.Context(), "shoe", 2, ""); err != nil {
 			t.Fatal(err)
 		}
 		title := "Shoe"
@@ -108,7 +108,7 @@ func TestHooksTellOfChanges(t *testing.T) {
 			}
 		}
 		var below *sale.StockBelowSoldError
-		if _, _, err := db.AddStock(t.Context(), "shoe", -6); !errors.As(err, &below) {
+		if _, _, _, err := db.AddStock(t.Context(), "shoe", -6, ""); !errors.As(err, &below) {
 			t.Errorf("below nothing: %v", err)
 		}
 		if _, _, err := db.PatchSKU(t.Context(), "sock", sale.SKUPatch{Title: &title}); !errors.Is(err, sale.ErrUnknownSKU) {

@@ -82,7 +82,7 @@ func (p *play) do(a act) error {
 		if a.kind == "reduce stock" {
 			a.n = -a.n
 		}
-		_, _, err := p.db.AddStock(ctx, p.name, a.n)
+		_, _, _, err := p.db.AddStock(ctx, p.name, a.n, "")
 		return operators(err)
 	case "limit":
 		_, _, err := p.db.PatchSKU(ctx, p.name, sale.SKUPatch{PerUserLimit: &a.n})

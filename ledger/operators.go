@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -17,14 +18,15 @@ const operatorReason = "operator"
 
 // PutSKU creates the SKU, or replaces all that is said of it, Total and Reserved of
 // the stock included; Ordinal, Version, ChangedAt and Sold are the ledger's. It may be
-// repeated: what is as wished is left alone. Errors: *sale.StockBelowSoldError, or one
-// that wraps sale.ErrInvalid or sale.ErrUnavailable.
-func (db *DB) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool, error) {
+// repeated: what is as wished is left alone. Errors: *sale.StockBelowSoldError,
+// sale.ErrPrecondition where it is not as expected before, or one that wraps sale.ErrInvalid
+// or sale.ErrUnavailable.
+func (db *DB) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock, expect sale.Expect) (sale.SKU, sale.Stock, bool, error) {
 	// A replacement is a patch that names every field, so that both keep to one rule.
 	p := sale.SKUPatch{
 		Title: &sku.Title, UnitPrice: &sku.UnitPrice, Currency: &sku.Currency, PerUserLimit: &sku.PerUserLimit,
 		OpensAt: &sku.OpensAt, ClosesAt: &sku.ClosesAt, PayWithin: &sku.PayWithin, State: &sku.State, Heat: &sku.Heat,
-		Segments: &sku.Segments, Total: &stock.Total, Reserved: &stock.Reserved,
+		Segments: &sku.Segments, Total: &stock.Total, Reserved: &stock.Reserved, Expect: expect,
 	}
 	c := &skuChange{name: sku.Name, create: true, limit: p.PerUserLimit, apply: p.Apply}
 	err := db.change(ctx, c)
@@ -41,9 +43,11 @@ func (db *DB) PatchSKU(ctx context.Context, name string, p sale.SKUPatch) (sale.
 
 // AddStock adds units to the total, or takes them away, which is refused with a
 // *sale.StockBelowSoldError below what is sold and reserved. Other errors: as
-// PatchSKU's. One call adds once, whatever happens to its connections.
-func (db *DB) AddStock(ctx context.Context, name string, delta int64) (sale.SKU, sale.Stock, error) {
-	c := &skuChange{name: name, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
+// PatchSKU's. One call adds once, whatever happens to its connections, and so do all calls
+// of a SKU that have the same key, "" being none: replayed says that an earlier one had
+// added. With another delta a key is sale.ErrKeyReused.
+func (db *DB) AddStock(ctx context.Context, name string, delta int64, key string) (sku sale.SKU, stock sale.Stock, replayed bool, err error) {
+	c := &skuChange{name: name, delta: delta, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
 		if delta > sale.MaxStock-stock.Total {
 			return sku, stock, fmt.Errorf("%w: total must be 0..%d", sale.ErrInvalid, int64(sale.MaxStock))
 		}
@@ -53,8 +57,13 @@ func (db *DB) AddStock(ctx context.Context, name string, delta int64) (sale.SKU,
 		stock.Total += delta
 		return sku, stock, nil
 	}}
-	err := db.change(ctx, c)
-	return c.sku, c.stock, err
+	if key != "" {
+		c.keyed = true
+		sum := sha256.Sum256([]byte("stock\x00" + name + "\x00" + key))
+		copy(c.id[:], sum[:])
+	}
+	err = db.change(ctx, c)
+	return c.sku, c.stock, c.replayed, err
 }
 
 // ListSKUs returns up to limit SKUs with their stock, in order of name, beginning
@@ -103,7 +112,9 @@ type skuChange struct {
 	counted int64
 	apply   func(sale.SKU, sale.Stock) (sale.SKU, sale.Stock, error)
 
-	id     [16]byte // of its row in stock_moves
+	id     [16]byte // of its row in stock_moves, which every change has
+	keyed  bool     // the id is of an operator's key: another call may have been this change
+	delta  int64    // of the total, where it is keyed
 	unsure bool     // an earlier attempt may have been committed
 	made   bool     // that attempt was to create the SKU
 
@@ -112,6 +123,8 @@ type skuChange struct {
 	sku     sale.SKU
 	stock   sale.Stock
 	created bool
+	// replayed says that another call under the same key had made the change.
+	replayed bool
 	// What it changed, for the hook: nothing, where it is as wished already.
 	changed bool
 	before  *sale.SKU // nil: it was made
@@ -133,8 +146,8 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 		}
 		return fmt.Errorf("%w: %w", sale.ErrInvalid, err)
 	}
-	if _, err := rand.Read(c.id[:]); err != nil {
-		return err
+	if !c.keyed {
+		_, _ = rand.Read(c.id[:]) // which never fails
 	}
 	start := time.Now()
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
@@ -200,10 +213,18 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 		return err
 	}
 	had := total(rows)
-	if c.unsure {
-		if done, err := db.changeDone(ctx, conn, c); err != nil || done {
+	if c.unsure || c.keyed {
+		done, delta, err := db.changeDone(ctx, conn, c)
+		if err != nil {
+			return err
+		}
+		if done {
 			c.sku, c.stock, c.created = *before, had, c.made && before.Version == 1
-			return errors.Join(err, errAbandon)
+			if c.keyed && delta != c.delta {
+				c.refusal = sale.ErrKeyReused
+			}
+			c.replayed = !c.unsure
+			return errAbandon
 		}
 	}
 	after, stock, err := c.apply(*before, had)
@@ -262,12 +283,15 @@ func (db *DB) lockStock(ctx context.Context, conn *sql.Conn, name string) ([]seg
 	return locked, closeRows(rows, err)
 }
 
-// changeDone reports whether an earlier attempt at this change moved stock. It is
-// asked under the SKU's lock, which such an attempt held until it ended.
-func (db *DB) changeDone(ctx context.Context, conn *sql.Conn, c *skuChange) (bool, error) {
-	var n int
-	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM stock_moves WHERE order_id = ? AND reason = ?", c.id[:], operatorReason).Scan(&n)
-	return n > 0, err
+// changeDone reports whether an earlier attempt at this change was committed, and by how
+// much it changed the total. It is asked under the SKU's lock, which such an attempt held
+// until it ended.
+func (db *DB) changeDone(ctx context.Context, conn *sql.Conn, c *skuChange) (done bool, delta int64, err error) {
+	err = conn.QueryRowContext(ctx, "SELECT delta FROM stock_moves WHERE order_id = ? AND reason = ?", c.id[:], operatorReason).Scan(&delta)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, 0, nil
+	}
+	return err == nil, delta, err
 }
 
 // writeSKU writes the SKU's row where its rules changed, and its new version.
@@ -293,11 +317,9 @@ func (db *DB) writeSKU(ctx context.Context, conn *sql.Conn, before, after *sale.
 	return err
 }
 
-// writeMove enters the change of the total into the inventory log.
+// writeMove enters the change of the total into the inventory log. A change of nothing but
+// rules has an entry too, of no units: by that it is found when its outcome is unknown.
 func (db *DB) writeMove(ctx context.Context, conn *sql.Conn, c *skuChange, delta int64) error {
-	if delta == 0 {
-		return nil
-	}
 	_, err := conn.ExecContext(ctx, "INSERT INTO stock_moves (order_id, reason, sku, segment, delta, at) VALUES (?, ?, ?, 0, ?, ?)",
 		c.id[:], operatorReason, c.name, delta, db.Now())
 	return err

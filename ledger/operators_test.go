@@ -29,7 +29,7 @@ func (b *bed) wish(name string, units int64, change ...func(*sale.SKU)) (sale.SK
 // put makes or replaces a SKU and fails the test where that is refused.
 func (b *bed) put(db *DB, sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, bool) {
 	b.t.Helper()
-	sku, stock, created, err := db.PutSKU(b.t.Context(), sku, stock)
+	sku, stock, created, err := db.PutSKU(b.t.Context(), sku, stock, sale.Expect{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -80,15 +80,15 @@ func TestPutSKU(t *testing.T) {
 		}
 		stock.Total = 8
 		var below *sale.StockBelowSoldError
-		if _, _, _, err := db.PutSKU(t.Context(), sku, stock); !errors.As(err, &below) || below.MaxReduction != 6 {
+		if _, _, _, err := db.PutSKU(t.Context(), sku, stock, sale.Expect{}); !errors.As(err, &below) || below.MaxReduction != 6 {
 			t.Errorf("below what is sold: %v", err)
 		}
 		sku.Currency = "euro"
-		if _, _, _, err := db.PutSKU(t.Context(), sku, stock); !errors.Is(err, sale.ErrInvalid) {
+		if _, _, _, err := db.PutSKU(t.Context(), sku, stock, sale.Expect{}); !errors.Is(err, sale.ErrInvalid) {
 			t.Errorf("not valid: %v", err)
 		}
 		sku.Name = "a b"
-		if _, _, _, err := db.PutSKU(t.Context(), sku, stock); !errors.Is(err, sale.ErrInvalid) {
+		if _, _, _, err := db.PutSKU(t.Context(), sku, stock, sale.Expect{}); !errors.Is(err, sale.ErrInvalid) {
 			t.Errorf("not a name: %v", err)
 		}
 		if cached, err := db.SKU(t.Context(), "shoe"); err != nil || *cached != changed {
@@ -108,7 +108,7 @@ func TestPutSKUByManyAtOnce(t *testing.T) {
 			wg.Go(func() {
 				for n := range 5 {
 					sku, stock := b.wish(fmt.Sprintf("s-%d", n), 10, func(s *sale.SKU) { s.Title = fmt.Sprint(i) })
-					_, _, made, err := dbs[i%2].PutSKU(t.Context(), sku, stock)
+					_, _, made, err := dbs[i%2].PutSKU(t.Context(), sku, stock, sale.Expect{})
 					if err != nil {
 						t.Error(err)
 					}
@@ -192,7 +192,7 @@ func TestAddStock(t *testing.T) {
 			t.Fatal(out)
 		}
 		add := func(delta int64) (sale.Stock, error) {
-			got, had, err := db.AddStock(t.Context(), "shoe", delta)
+			got, had, _, err := db.AddStock(t.Context(), "shoe", delta, "")
 			if err == nil && got != sku {
 				t.Errorf("the SKU became %+v", got)
 			}
@@ -223,7 +223,7 @@ func TestAddStock(t *testing.T) {
 		if out := b.buy(db, &sku, "bob", "1", 1); out != sale.Reserved {
 			t.Error(out)
 		}
-		if _, _, err := db.AddStock(t.Context(), "boot", 1); !errors.Is(err, sale.ErrUnknownSKU) {
+		if _, _, _, err := db.AddStock(t.Context(), "boot", 1, ""); !errors.Is(err, sale.ErrUnknownSKU) {
 			t.Error(err)
 		}
 		if n := b.number("SELECT SUM(delta) FROM stock_moves WHERE reason = 'operator'"); n != 6 {
@@ -258,7 +258,7 @@ func TestOperatorsThroughBrokenConnections(t *testing.T) {
 		}
 	})
 	lost(func() {
-		if _, had, err := db.AddStock(t.Context(), "shoe", 5); err != nil || had.Total != 15 {
+		if _, had, _, err := db.AddStock(t.Context(), "shoe", 5, ""); err != nil || had.Total != 15 {
 			t.Errorf("%+v, %v", had, err)
 		}
 	})
@@ -268,11 +268,23 @@ func TestOperatorsThroughBrokenConnections(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
-	if n := b.number("SELECT SUM(total) FROM stock"); n != 15 {
+	lost(func() {
+		// That it is not as expected any more is its own doing.
+		p := sale.SKUPatch{Title: to("expected"), Expect: sale.Expect{Tags: []sale.SKUTag{{Version: 2, Rules: true}}}}
+		if got, _, err := db.PatchSKU(t.Context(), "shoe", p); err != nil || got.Version != 3 {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+	lost(func() {
+		if _, had, replayed, err := db.AddStock(t.Context(), "shoe", 1, "key"); err != nil || replayed || had.Total != 16 {
+			t.Errorf("%+v, %v, %v", had, replayed, err)
+		}
+	})
+	if n := b.number("SELECT SUM(total) FROM stock"); n != 16 {
 		t.Errorf("a total of %d", n)
 	}
-	if n := b.number("SELECT COUNT(*) FROM stock_moves"); n != 2 {
-		t.Errorf("%d moves", n)
+	if n := b.number("SELECT COUNT(*) FROM stock_moves"); n != 5 {
+		t.Errorf("%d changes are in the log, want 5", n)
 	}
 	b.checkInvariants()
 }
@@ -330,7 +342,7 @@ func TestOperatorsAgainstAModel(t *testing.T) {
 				}
 			case 1:
 				delta := rapid.Int64Range(-30, 30).Draw(r, "delta")
-				_, had, err := db.AddStock(t.Context(), sku.Name, delta)
+				_, had, _, err := db.AddStock(t.Context(), sku.Name, delta, "")
 				if want := stock.Available()+delta >= 0; want != (err == nil) {
 					r.Fatalf("adding %d to %+v: %v", delta, stock, err)
 				}

@@ -106,7 +106,7 @@ func TestLatePayments(t *testing.T) {
 			}
 		}, sale.PaymentRetaken},
 		{"the stock was taken away", 0, func(b *bed, db *DB, sku *sale.SKU) {
-			if _, _, err := db.AddStock(b.t.Context(), sku.Name, -3); err != nil {
+			if _, _, _, err := db.AddStock(b.t.Context(), sku.Name, -3, ""); err != nil {
 				b.t.Fatal(err)
 			}
 		}, sale.PaymentRefund},

@@ -41,7 +41,7 @@ var uses = map[string]func(ctx context.Context, db *DB, sku *sale.SKU, id sale.O
 	},
 	"control": func(ctx context.Context, db *DB, sku *sale.SKU, _ sale.OrderID) error {
 		_, list := db.ListSKUs(ctx, "", 1)
-		_, _, add := db.AddStock(ctx, sku.Name, 1)
+		_, _, _, add := db.AddStock(ctx, sku.Name, 1, "")
 		_, stock := db.Source().Stocks(ctx, []string{sku.Name})
 		_, outbox := db.PendingOutbox(ctx, 0, 0, 1, nil)
 		return errors.Join(list, add, stock, outbox, db.Expire(ctx, 0))

@@ -34,7 +34,7 @@ func TestAHeldSKUTakesUpNoConnections(t *testing.T) {
 			case 1:
 				_, err = db.Pay(t.Context(), paymentOf(o, o.User))
 			case 2:
-				_, _, err = db.AddStock(t.Context(), held.Name, 1)
+				_, _, _, err = db.AddStock(t.Context(), held.Name, 1, "")
 			}
 			if err != nil {
 				t.Error(err)
@@ -53,7 +53,7 @@ func TestAHeldSKUTakesUpNoConnections(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, _, err := db.AddStock(t.Context(), other.Name, 1); err != nil {
+	if _, _, _, err := db.AddStock(t.Context(), other.Name, 1, ""); err != nil {
 		t.Error(err)
 	}
 	if n := db.pools.slow.Stats().OpenConnections; n > slowConns {

@@ -18,6 +18,8 @@ var (
 	ErrOrderExpired    = errors.New("the order expired")                                                  // 409 order_expired
 	ErrOrderQueued     = errors.New("the order waits for its verdict")                                    // 409 order_queued
 	ErrInvalid         = errors.New("the request is not valid")                                           // 422 invalid_request
+	ErrKeyReused       = errors.New("the Idempotency-Key was used for something else")                    // 422 idempotency_key_reused
+	ErrPrecondition    = errors.New("the SKU is not as the request expects")                              // 412 precondition_failed
 	ErrPaymentMismatch = errors.New("the payment does not fit the order or an earlier event of its name") // 422 invalid_request
 	ErrLeaseLost       = errors.New("the lease has passed to another holder")                             // internal: a job stops
 	ErrNotCalled       = fmt.Errorf("breaker open, not called: %w", ErrUnavailable)                       // 503 unavailable: nothing can have happened

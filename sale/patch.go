@@ -17,13 +17,19 @@ type SKUPatch struct {
 	Segments     *int
 	Total        *int64
 	Reserved     *int64
+
+	// Expect is what the SKU has to be like, or nothing is changed.
+	Expect Expect
 }
 
 // Apply returns the SKU and its stock (all segments together) as the patch leaves
 // them. It is called by the ledger in the transaction that locks the SKU, so that two
-// patches never lose each other's fields. The error wraps ErrInvalid, or is a
+// patches never lose each other's fields. The error wraps ErrInvalid or is ErrPrecondition or a
 // *StockBelowSoldError; Counting, Version, ChangedAt and Sold are left alone.
 func (p *SKUPatch) Apply(sku SKU, stock Stock) (SKU, Stock, error) {
+	if err := p.Expect.Check(sku, stock); err != nil {
+		return SKU{}, Stock{}, err
+	}
 	set(&sku.Title, p.Title)
 	set(&sku.UnitPrice, p.UnitPrice)
 	set(&sku.Currency, p.Currency)

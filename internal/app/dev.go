@@ -115,7 +115,7 @@ func (a *app) seed(ctx context.Context, payWithin time.Duration) error {
 	_, _, _, err = a.ledger.PutSKU(ctx, sale.SKU{
 		Name: demoSKU, Title: "Demo sneaker", UnitPrice: 4999, Currency: "EUR",
 		PayWithin: payWithin.Milliseconds(), State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1,
-	}, sale.Stock{Total: 1000})
+	}, sale.Stock{Total: 1000}, sale.Expect{})
 	return err
 }
 

@@ -107,7 +107,7 @@ func TestLifeOfAnOrder(t *testing.T) {
 	_, _, _, err := r.ledger.PutSKU(t.Context(), sale.SKU{
 		Name: "last", UnitPrice: 4999, Currency: "EUR", PayWithin: 900_000,
 		State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1,
-	}, sale.Stock{Total: 1})
+	}, sale.Stock{Total: 1}, sale.Expect{})
 	if err != nil {
 		t.Fatal(err)
 	}
