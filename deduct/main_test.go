@@ -46,6 +46,7 @@ func startShield(t interface {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.quietFor = 0 // Redis' clock is not the tests'
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -17,8 +16,6 @@ import (
 )
 
 const (
-	// scanCount is how many keys one SCAN step looks at.
-	scanCount = 1000
 	// lookChunk is how many families are looked at in one pipeline.
 	lookChunk = 200
 	// raiseChecks bounds how many families a run compares with the ledger, and soldOutMax
@@ -32,7 +29,7 @@ const (
 
 // Report is what one run of Reconcile found and did.
 type Report struct {
-	Families  int   // families in use
+	Families  int   // families that were looked at: not those that had nothing to be repaired a moment ago
 	Tentative int   // batches tentative in them
 	Judged    int   // of those, batches older than the grace, which were judged
 	Confirmed int   // order ids confirmed, because the ledger has them
@@ -63,6 +60,7 @@ func (s *Shield) Reconcile(ctx context.Context) (Report, error) {
 // the rest.
 func (s *Shield) reconcile(ctx context.Context, rep *Report) error {
 	looks, err := s.lookAtFamilies(ctx, rep)
+	s.quiet.note(looks, time.Now().Add(s.quietFor))
 	rep.Families = len(looks)
 	for _, l := range looks {
 		rep.Tentative += l.tentative
@@ -87,6 +85,7 @@ func (l *look) keys() []string {
 // generations that no pointer names. Beside an error it returns those that it could see.
 func (s *Shield) lookAtFamilies(ctx context.Context, rep *Report) ([]*look, error) {
 	tags, batches, failed := s.families(ctx)
+	tags = s.quiet.without(tags, batches, time.Now())
 	inUse := make(map[string]bool)
 	var looks []*look
 	for len(tags) > 0 {
@@ -112,65 +111,6 @@ func (s *Shield) lookAtFamilies(ctx context.Context, rep *Report) ([]*look, erro
 		}
 	}
 	return looks, failed
-}
-
-// known is the families that the last scan found. Scanning reads every key, verdicts
-// too, so that it is not done in every run: a family that is younger than half the
-// grace has nothing to be judged yet.
-type known struct {
-	mu   sync.Mutex
-	tags []familyKey
-	at   time.Time
-}
-
-// families returns the families to look at and, when it had to scan for them, the keys
-// of tentative batches.
-func (s *Shield) families(ctx context.Context) (tags, batches []familyKey, err error) {
-	s.known.mu.Lock()
-	tags, at := s.known.tags, s.known.at
-	s.known.mu.Unlock()
-	now := time.Now()
-	if now.Sub(at) < s.cfg.Grace/2 {
-		return tags, nil, nil
-	}
-	found, batches, err := s.scan(ctx)
-	if err != nil {
-		// Those of a server that is away are where they were.
-		return append(found, slices.DeleteFunc(slices.Clone(tags), func(k familyKey) bool { return slices.Contains(found, k) })...), batches, err
-	}
-	tags = found
-	s.known.mu.Lock()
-	s.known.tags, s.known.at = tags, now
-	s.known.mu.Unlock()
-	return tags, batches, nil
-}
-
-// scan returns the families that have a pointer, and the keys of tentative batches; beside
-// an error, those of the servers that answered.
-func (s *Shield) scan(ctx context.Context) (tags, batches []familyKey, err error) {
-	var mu sync.Mutex
-	seen := make(map[string]bool)
-	err = s.eachMaster(ctx, func(ctx context.Context, c redis.UniversalClient) error {
-		it := c.Scan(ctx, 0, "fg:{*", scanCount).Iterator()
-		for it.Next(ctx) {
-			k, ok := parseFamilyKey(it.Val())
-			if !ok || (k.kind != "gen" && k.kind != "t") {
-				continue
-			}
-			mu.Lock()
-			if !seen[it.Val()] {
-				seen[it.Val()] = true
-				if k.kind == "gen" {
-					tags = append(tags, k)
-				} else {
-					batches = append(batches, k)
-				}
-			}
-			mu.Unlock()
-		}
-		return it.Err()
-	})
-	return tags, batches, away(err)
 }
 
 // look asks the families' generations how they stand. Beside an error it returns those
@@ -376,6 +316,11 @@ func (s *Shield) dueChecks(looks []*look, now time.Time) []*look {
 	s.checkMu.Lock()
 	defer s.checkMu.Unlock()
 	checks := make(map[string]*raiseCheck)
+	for tag, c := range s.checks {
+		if s.quiet.has(tag) {
+			checks[tag] = c
+		}
+	}
 	var due []*look
 	for _, l := range looks {
 		if l.tentative > 0 {

@@ -285,6 +285,45 @@ func TestSoldOutChecksBackOff(t *testing.T) {
 	}
 }
 
+// Families that have nothing to be repaired are left alone for less than the grace, and
+// what a gateway leaves behind in one of them meanwhile is judged in time all the same.
+func TestQuietFamiliesAreLeftAlone(t *testing.T) {
+	sc := newScene(t, 0, 10)
+	// Its own clock is not Redis', by which the batch ages.
+	sc.s.quietFor = time.Hour
+	sc.reconcile(t, Report{})
+	if rep, err := sc.s.Reconcile(context.Background()); err != nil || rep.Families != 0 {
+		t.Errorf("%v, %v: the family was looked at again", rep, err)
+	}
+	deduct(t, sc.s, &sc.sku, claims(3, 0)) // and the gateway dies
+	sc.age(testGrace + time.Millisecond)
+	sc.s.quiet.note([]*look{{key: familyKey{tag: familyTag("shoe", 0)}, left: 1}}, time.Now())
+	sc.reconcile(t, Report{Tentative: 1, Judged: 1, Returned: 3, Units: 3})
+	// Where the keys are scanned, what is tentative is found at once.
+	sc.reconcile(t, Report{})
+	deduct(t, sc.s, &sc.sku, claims(2, 5))
+	sc.age(testGrace + time.Millisecond)
+	sc.s.known.at = time.Time{}
+	sc.reconcile(t, Report{Tentative: 1, Judged: 1, Returned: 2, Units: 2})
+	if n := left(t, sc.s, &sc.sku); n != 10 {
+		t.Errorf("%d units left, want 10", n)
+	}
+	// One that is sold out is looked at each time, and one that is gone is forgotten.
+	sc.m.FlushAll()
+	sc.s.known.at = time.Time{}
+	sc.reconcile(t, Report{})
+	if n := len(sc.s.quiet.until); n != 0 {
+		t.Errorf("%d families are remembered", n)
+	}
+	empty := newScene(t, 0, 0)
+	empty.s.quietFor = time.Hour
+	for range 2 {
+		if rep, err := empty.s.Reconcile(context.Background()); err != nil || rep.Families != 1 {
+			t.Errorf("%v, %v", rep, err)
+		}
+	}
+}
+
 func TestReconcileSurvivesOddKeys(t *testing.T) {
 	sc := newScene(t, 0, 3)
 	tag := familyTag("shoe", 0)

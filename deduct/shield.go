@@ -126,7 +126,10 @@ type Shield struct {
 
 	checkMu sync.Mutex
 	checks  map[string]*raiseCheck // by family tag; rule c
-	known   known
+	quiet   quiet
+	// quietFor is how long a family that has nothing to be repaired is left alone.
+	quietFor time.Duration
+	known    known
 }
 
 // scripts are the Lua sources, by file.
@@ -160,6 +163,7 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 		cfg: cfg, ledger: source{ledger}, log: cfg.Logger,
 		stopped: make(chan struct{}),
 		views:   make(map[string]*view), checks: make(map[string]*raiseCheck),
+		quietFor: cfg.Grace * 3 / 4,
 	}
 	s.dedup.New = func() any { return newDedup() }
 	s.foreign.init()
