@@ -196,7 +196,7 @@ func (db *DB) connect(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait):
+		case <-time.After(jittered(wait)):
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 )
 
@@ -94,10 +95,15 @@ func (db *DB) insist(ctx context.Context, pool *sql.DB, on terms, attempt func(c
 		select {
 		case <-ctx.Done():
 			return db.away(ctx, err)
-		case <-time.After(wait):
+		case <-time.After(jittered(wait)):
 		}
 	}
 }
+
+// jittered is half of d and up to as much again, so that those who failed together do not
+// all come back together ("equal jitter" of
+// https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 
 // attemptOnce is not interrupted by ctx once it has a connection, which would leave
 // its outcome open; the connection's own limits bound it.

@@ -181,7 +181,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 		select {
 		case <-ctx.Done():
 			return db.away(ctx, err)
-		case <-time.After(wait):
+		case <-time.After(jittered(wait)):
 		}
 	}
 }
