@@ -220,6 +220,11 @@ func (mysqlDialect) settings(ctx context.Context, conn *sql.Conn) error {
 	if err != nil {
 		return err
 	}
+	if on, err := galera(ctx, conn); err != nil {
+		return err
+	} else if on {
+		return &proofError{"wsrep_on is ON: a Galera cluster may lose updates of concurrent transactions though all its nodes are well; use one writable primary with replicas"}
+	}
 	switch {
 	case flush != 1:
 		return &proofError{fmt.Sprintf("innodb_flush_log_at_trx_commit is %d and must be 1: a reserved order must survive a power cut", flush)}
@@ -234,6 +239,18 @@ func (mysqlDialect) settings(ctx context.Context, conn *sql.Conn) error {
 		return fmt.Errorf("%s is read_only: is it a replica?", version)
 	}
 	return nil
+}
+
+// galera reports whether the server is a node of a Galera cluster. Jepsen's analysis of
+// MariaDB Galera Cluster 12.1.2 (March 2026) found lost updates and stale reads in healthy
+// ones.
+func galera(ctx context.Context, conn *sql.Conn) (bool, error) {
+	var name, value string
+	err := conn.QueryRowContext(ctx, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'").Scan(&name, &value)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil // a server that was built without
+	}
+	return strings.EqualFold(value, "ON") || value == "1", err
 }
 
 func isMissingTable(err error) bool {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,6 +22,21 @@ func (b *bed) refused(text string) {
 	if db.Ready() {
 		b.t.Error("ready in spite of it")
 	}
+}
+
+// A node of a Galera cluster is refused, though every constraint bites there.
+func TestProofRefusesGalera(t *testing.T) {
+	needServers(t)
+	providers, err := filepath.Glob("/usr/lib/galera*/libgalera_smm.so")
+	if err != nil || len(providers) == 0 {
+		t.Fatalf("Debian's mariadb-server brings the provider along: %v", err)
+	}
+	port := testenv.Port(t)
+	node := testenv.OwnMariaDB(t, "--wsrep-on=ON", "--wsrep-provider="+providers[0], "--wsrep-cluster-address=gcomm://",
+		"--wsrep-sst-method=rsync", "--wsrep-node-address=127.0.0.1", "--binlog-format=ROW", "--innodb-autoinc-lock-mode=2",
+		fmt.Sprintf("--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:%d", port))
+	b := newBed(t, Config{Driver: "mysql", DSN: node.DSN})
+	b.refused("wsrep_on is ON")
 }
 
 func TestProofNeedsEachConstraint(t *testing.T) {
