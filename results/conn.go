@@ -40,10 +40,12 @@ const (
 	// Soon enough that NATS is used again well within five seconds of its return.
 	reconnectWait   = 250 * time.Millisecond
 	reconnectJitter = 250 * time.Millisecond
-	// How often streams that cannot be used are looked at again, and how often those that
-	// can, though they are not what the configuration says.
-	keepSoon = time.Second
-	keepLate = time.Minute
+	// How often streams are looked at, since an operator may delete or change one, how often
+	// those that cannot be used, and how often the server is asked once more to change what
+	// it would not.
+	keepEvery = 3 * time.Second
+	keepSoon  = time.Second
+	keepLate  = time.Minute
 	// A call to a stream that takes longer has failed: longer than an election of the
 	// stream's leader takes as a rule.
 	askTimeout = 3 * time.Second
@@ -142,9 +144,10 @@ func (c *Conn) options() []nats.Option {
 }
 
 // Run keeps the streams in being: it looks at them whenever a connection has come
-// about (a server may have come back without its store), until ctx ends.
+// about (a server may have come back without its store), and every few seconds, until ctx
+// ends.
 func (c *Conn) Run(ctx context.Context) error {
-	timer := time.NewTimer(keepLate)
+	timer := time.NewTimer(keepEvery)
 	defer timer.Stop()
 	for {
 		select {
@@ -156,9 +159,7 @@ func (c *Conn) Run(ctx context.Context) error {
 		if !c.Connected() {
 			continue // the connection says when it is there
 		}
-		if again := c.keepStreams(ctx); again > 0 {
-			timer.Reset(again)
-		}
+		timer.Reset(c.keepStreams(ctx))
 	}
 }
 

@@ -31,6 +31,17 @@ type keptStream struct {
 type streamState struct {
 	usable bool
 	notes  []string // what is not as the configuration says, or why it cannot be used
+	// What was looked at: a stream that was made then, and differed in that.
+	created time.Time
+	differs []difference
+	tried   time.Time // when what differs could not be changed
+}
+
+// holds reports whether a look would find out nothing new.
+func (s *streamState) holds(info *jetstream.StreamInfo, differs []difference) bool {
+	same := func(a, b difference) bool { return a.what == b.what }
+	return s != nil && s.usable && s.created.Equal(info.Created) && slices.EqualFunc(s.differs, differs, same) &&
+		(len(differs) == 0 || time.Since(s.tried) < keepLate)
 }
 
 func (k *keptStream) usable() bool {
@@ -92,14 +103,14 @@ func (c *Conn) CompareStreams(ctx context.Context) ([]string, error) {
 }
 
 // keepStreams makes the streams, or brings them to what the configuration says, and
-// notes whether they can be used. It returns when they are to be looked at again, 0 when
-// nothing is left to wish for.
+// notes whether they can be used. It returns when they are to be looked at again.
 func (c *Conn) keepStreams(ctx context.Context) (again time.Duration) {
+	again = keepEvery
 	for i, want := range c.streams() {
-		s, err := c.keepStream(ctx, want, func(s streamState) { c.note(i, want.Name, s) })
+		s, err := c.keepStream(ctx, want, c.kept[i].state.Load(), func(s streamState) { c.note(i, want.Name, s) })
 		switch {
 		case ctx.Err() != nil:
-			return 0
+			return again
 		case err == nil:
 			c.note(i, want.Name, s)
 		case c.kept[i].usable():
@@ -108,11 +119,8 @@ func (c *Conn) keepStreams(ctx context.Context) (again time.Duration) {
 		default:
 			c.note(i, want.Name, streamState{notes: []string{err.Error()}})
 		}
-		switch {
-		case err != nil || !s.usable:
+		if err != nil || !s.usable {
 			again = keepSoon
-		case len(s.notes) > 0 && again == 0:
-			again = keepLate
 		}
 	}
 	return again
@@ -135,15 +143,18 @@ func (c *Conn) note(i int, name string, s streamState) {
 }
 
 // keepStream makes one stream, or finds out whether the one that is there can be used as it
-// is, and changes what differs. What it is before that, soon is told: an update takes long
+// is, and changes what differs; where that is as it was before, it is left at that. What it is before that, soon is told: an update takes long
 // where this user may not make one. An error means that nothing is known.
-func (c *Conn) keepStream(ctx context.Context, want jetstream.StreamConfig, soon func(streamState)) (streamState, error) {
+func (c *Conn) keepStream(ctx context.Context, want jetstream.StreamConfig, before *streamState, soon func(streamState)) (streamState, error) {
 	stream, err := c.streamNow(ctx, want)
 	if err != nil {
 		return definite(err, "it cannot be made or asked for")
 	}
 	have := stream.CachedInfo().Config
 	found := differences(&have, &want)
+	if before.holds(stream.CachedInfo(), found) {
+		return *before, nil
+	}
 	s, err := c.judge(ctx, stream, found, nil)
 	if err != nil || len(found) == 0 {
 		return s, err
@@ -155,8 +166,7 @@ func (c *Conn) keepStream(ctx context.Context, want jetstream.StreamConfig, soon
 
 // judge says whether a stream that differs so can be used.
 func (c *Conn) judge(ctx context.Context, stream jetstream.Stream, differs []difference, why error) (streamState, error) {
-	var s streamState
-	s.usable = true
+	s := streamState{usable: true, created: stream.CachedInfo().Created, differs: differs, tried: time.Now()}
 	for _, d := range differs {
 		note := d.what
 		if why != nil {

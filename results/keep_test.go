@@ -244,3 +244,70 @@ func TestCovers(t *testing.T) {
 		}
 	}
 }
+
+// A stream that is deleted, or changed in what the configuration speaks of, while
+// everybody is connected is made again, or mended; what else an operator set is kept.
+func TestStreamsThatAreMeddledWith(t *testing.T) {
+	for _, name := range []string{resultsStream, backlogStream} {
+		t.Run(name, func(t *testing.T) {
+			c := connected(t, Config{Embedded: embedded(t)})
+			ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
+			defer cancel()
+			info := func() (jetstream.StreamInfo, error) {
+				s, err := c.js.Stream(ctx, name)
+				if err != nil {
+					return jetstream.StreamInfo{}, err
+				}
+				return *s.CachedInfo(), nil
+			}
+			made, err := info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := made.Config
+			changed.Subjects = []string{"somebody.elses"}
+			changed.MaxBytes, changed.Description = 1<<30, "an operator's"
+			if _, err := c.js.UpdateStream(ctx, changed); err != nil {
+				t.Fatal(err)
+			}
+			testenv.Within(t, 5*time.Second, func() bool {
+				now, err := info()
+				return err == nil && len(now.Config.Subjects) == 1+len(made.Config.Subjects)
+			}, "%s has its own subjects again", name)
+			if now, err := info(); err != nil || now.Config.MaxBytes != 1<<30 || now.Config.Description != "an operator's" {
+				t.Errorf("%+v, %v: what an operator set is gone", now.Config, err)
+			}
+
+			if err := c.js.DeleteStream(ctx, name); err != nil {
+				t.Fatal(err)
+			}
+			testenv.Within(t, 5*time.Second, func() bool {
+				now, err := info()
+				return err == nil && now.Created.After(made.Created)
+			}, "%s is there again", name)
+			testenv.Eventually(t, c.ready, "it is used again")
+			if _, err := c.js.Publish(ctx, "flashgate.results.shoe.reserved", []byte("[]")); err != nil {
+				t.Error(err)
+			}
+			mustPark(t, newBacklog(t, c, BacklogConfig{}), "shoe", wishes("shoe", 0, 2))
+		})
+	}
+}
+
+// A look at streams that are as they were finds out nothing, and proves nothing anew.
+func TestALookAtStreamsThatAreAsTheyWere(t *testing.T) {
+	c := connected(t, Config{Embedded: embedded(t)})
+	before := []*streamState{c.kept[keptResults].state.Load(), c.kept[keptBacklog].state.Load()}
+	in := c.nc.Stats().OutMsgs
+	if again := c.keepStreams(t.Context()); again != keepEvery {
+		t.Errorf("they are looked at again after %v", again)
+	}
+	if n := c.nc.Stats().OutMsgs - in; n > 4 {
+		t.Errorf("%d messages, want a question for each stream", n)
+	}
+	for i, s := range before {
+		if now := c.kept[i].state.Load(); !now.created.Equal(s.created) || !now.usable {
+			t.Errorf("stream %d: %+v, was %+v", i, now, s)
+		}
+	}
+}
