@@ -31,7 +31,9 @@ type Settle func(ctx context.Context, sku string, claims []sale.Parked) error
 
 // Drain settles what is parked, in stream order per SKU, until nothing is left or
 // something fails; it is the body of a leased job. SKUs that could not be settled though
-// nothing has failed for all are the error sale.ErrPartly, after all others have been.
+// nothing has failed for all are the error sale.ErrPartly, after all others have been. It is
+// another error where claims wait that only a newer gateway can read: then that one has to
+// drain.
 //
 // There is no consumer that remembers how far it got: what is in the stream is what is
 // not settled, and the drainer deletes what it has settled, up to the last sequence of
@@ -57,6 +59,11 @@ func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
 	b.stuck.Set(float64(len(d.stuck)))
 	if len(d.stuck) == 0 {
 		return nil
+	}
+	for sku, err := range d.stuck {
+		if errors.Is(err, errNewer) {
+			return fmt.Errorf("drain: claims of %s, and what was parked behind them, are left: %w", sku, err)
+		}
 	}
 	sku := slices.Min(slices.Collect(maps.Keys(d.stuck)))
 	err = d.stuck[sku]
@@ -96,9 +103,7 @@ func (d *drain) page(ctx context.Context, page []jetstream.Msg) error {
 			for l := range lines {
 				// What was not begun in time has not failed: it is read anew.
 				if err := d.line(ctx, fresh, l); err != nil && !errors.Is(err, errStale) {
-					d.mu.Lock()
-					d.stuck[l.sku] = err
-					d.mu.Unlock()
+					d.leave(l.sku, err)
 				}
 			}
 		})
@@ -140,6 +145,10 @@ func (d *drain) sort(page []jetstream.Msg) []*line {
 			of[sku], lines = l, append(lines, l)
 		}
 		p, err := decodeParked(msg.Data())
+		if errors.Is(err, errNewer) {
+			d.leave(sku, err)
+			continue
+		}
 		if err == nil && p.Claim.SKU != sku {
 			err = fmt.Errorf("a claim of SKU %q", p.Claim.SKU)
 		}
@@ -152,6 +161,13 @@ func (d *drain) sort(page []jetstream.Msg) []*line {
 		l.claims, l.seqs = append(l.claims, p), append(l.seqs, meta.Sequence.Stream)
 	}
 	return lines
+}
+
+// leave has the rest of a SKU be left in the stream in this pass.
+func (d *drain) leave(sku string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stuck[sku] = err
 }
 
 // line settles the claims of one SKU batch by batch, and deletes each batch once it is

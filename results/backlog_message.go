@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// parkedVersion is the version of the message's form. A drainer refuses to judge what
-// a newer gateway wrote in a form that it does not know.
+// parkedVersion is the version of the message's form. A drainer leaves what a newer
+// gateway wrote to a drainer that knows the form.
 const parkedVersion = 1
 
 // unitsHeader says how many units the shield took for the claim, so that they can be
@@ -48,9 +48,19 @@ func encodeParked(p *sale.Parked) ([]byte, error) {
 	})
 }
 
+// errNewer says that a message is of a form that a newer gateway wrote: it is no rubbish,
+// and for that one to decide.
+var errNewer = errors.New("a newer version of flashgate parked it")
+
 // decodeParked reads what encodeParked wrote. It refuses what encodeParked cannot have
 // written of a valid claim, since what it accepts is offered to the ledger.
 func decodeParked(payload []byte) (sale.Parked, error) {
+	var form struct {
+		Version int `json:"v"`
+	}
+	if json.Unmarshal(payload, &form) == nil && form.Version > parkedVersion {
+		return sale.Parked{}, fmt.Errorf("%w: its version is %d, and this one reads %d", errNewer, form.Version, parkedVersion)
+	}
 	var m parkedMessage
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.DisallowUnknownFields()

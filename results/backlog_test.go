@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -130,6 +131,45 @@ func TestAClaimIsParkedAsItIs(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A claim that a newer gateway parked is for that one to decide: it and what was parked
+// behind it stay, all others are settled, and whoever drains cannot do its job.
+func TestAClaimOfANewerVersionIsLeft(t *testing.T) {
+	c := connected(t, Config{Embedded: embedded(t)})
+	b := newBacklog(t, c, BacklogConfig{MaxBatch: 2})
+	mustPark(t, b, "shoe", wishes("shoe", 0, 3))
+	p := wish("shoe", "newer")
+	payload, err := encodeParked(&p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(payload), `{"v":1`, `{"address":"new here","v":2`, 1)
+	if _, err := c.js.Publish(t.Context(), backlogPrefix+"shoe", []byte(newer)); err != nil {
+		t.Fatal(err)
+	}
+	mustPark(t, b, "shoe", wishes("shoe", 3, 5))
+	mustPark(t, b, "sock", wishes("sock", 0, 4))
+	var s settled
+	for range 2 {
+		err := b.Drain(t.Context(), s.settle)
+		if !errors.Is(err, errNewer) || errors.Is(err, sale.ErrPartly) {
+			t.Errorf("%v", err)
+		}
+	}
+	if got := s.of("shoe"); !slices.Equal(got, users(wishes("shoe", 0, 3))) {
+		t.Errorf("settled of the shoe: %v", got)
+	}
+	if got := s.of("sock"); !slices.Equal(got, users(wishes("sock", 0, 4))) {
+		t.Errorf("settled of the sock: %v", got)
+	}
+	stream, err := b.stream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 3 {
+		t.Errorf("%d messages are left, want 3", n)
 	}
 }
 
