@@ -203,11 +203,16 @@ func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error)
 	}
 	var wg sync.WaitGroup
 	places := make(chan struct{}, p.relay.workers)
-	for _, chain := range p.chains(rows) {
+	chains := p.chains(rows)
+	for i, chain := range chains {
 		// A worker gives its place back within its acknowledgement timeout, or at once
 		// when ctx ends.
 		places <- struct{}{}
 		if hopeless() || ctx.Err() != nil {
+			// Later rows of a SKU must not overtake those that were not tried.
+			for _, untried := range chains[i:] {
+				p.stuck[untried[0].SKU] = struct{}{}
+			}
 			break
 		}
 		wg.Go(func() {

@@ -233,3 +233,55 @@ func count(t *testing.T, reg *prometheus.Registry, name string) float64 {
 	t.Fatalf("there is no %s", name)
 	return 0
 }
+
+// meddler is an outbox beside which something is done before its pages are read.
+type meddler struct {
+	*outbox
+	before func(page int)
+	pages  int
+}
+
+func (m *meddler) PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error) {
+	m.pages++
+	m.before(m.pages)
+	return m.outbox.PendingOutbox(ctx, olderThan, afterID, limit, except)
+}
+
+// A page that is given up leaves SKUs untried: the next page of the same pass, which gets
+// through, must not publish their later rows.
+func TestAPageThatIsGivenUpKeepsTheOrder(t *testing.T) {
+	c := connected(t, Config{Embedded: embedded(t)})
+	stream, err := c.js.Stream(t.Context(), resultsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &meddler{outbox: newOutbox()}
+	m.before = func(page int) {
+		switch page {
+		case 1:
+			if err := c.js.DeleteStream(t.Context(), resultsStream); err != nil {
+				t.Error(err)
+			}
+		case 2:
+			if _, err := c.js.CreateOrUpdateStream(t.Context(), stream.CachedInfo().Config); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	r, err := NewRelay(RelayConfig{Holds: func(int64) bool { return false }}, c, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.age, r.page, r.workers = 0, 2, 1
+	m.commit(sale.KindReserved, sold("first", "u", 1))
+	order := sold("good", "ada", 1)
+	m.commit(sale.KindReserved, order)
+	order.Status, order.Version = sale.StatusPaid, 2
+	m.commit(sale.KindPaid, order)
+	m.commit(sale.KindInventoryDeduct, order)
+	testenv.Eventually(t, func() bool {
+		_ = r.Pass(t.Context())
+		return m.pending() == 0
+	}, "everything is published")
+	checkOrder(t, readAll(t, c))
+}
