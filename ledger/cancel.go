@@ -14,7 +14,7 @@ import (
 func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Order, error) {
 	var order sale.Order
 	var refusal error
-	done := false
+	done, sku := false, ""
 	err := db.insist(ctx, db.pools.edge, about(keyOfOrder(id)), func(ctx context.Context, on *try) error {
 		found, err := db.readOrders(ctx, on.conn, []sale.OrderID{id})
 		if err != nil {
@@ -32,11 +32,13 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 			order = found[0].Order
 		default:
 			t := &transition{db: db, at: db.Now()}
+			sku = found[0].SKU
 			order, done = t.giveBack(found, sale.StatusCancelled)[0], true
 			return t.write(ctx, on)
 		}
 		return nil
 	})
+	db.suspects.note(sku, err)
 	if err = cmp.Or(err, refusal); err != nil {
 		return sale.Order{}, err
 	}

@@ -102,6 +102,7 @@ func (db *DB) CountBuyers(ctx context.Context) error {
 			switch err := db.countStep(ctx, name); {
 			case errors.Is(err, errRefused), errors.Is(err, errHeld):
 				broken[name] = err
+				db.suspects.note(name, err)
 			case err != nil:
 				return err
 			}

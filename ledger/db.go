@@ -104,6 +104,7 @@ type DB struct {
 	heldDue   heldDue
 	slow      slowSKUs
 	exhausted exhaustedSets
+	suspects  suspects
 }
 
 // New checks the configuration and starts nothing.

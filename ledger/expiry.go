@@ -269,6 +269,7 @@ func (e *expiry) bySKU(ctx context.Context) error {
 			return nil
 		case errors.Is(err, errRefused), errors.Is(err, errHeld):
 			e.broken[sku] = err
+			e.db.suspects.note(sku, err)
 		case err != nil:
 			return err
 		}

@@ -76,10 +76,13 @@ func (db *DB) Pay(ctx context.Context, p sale.Payment) (sale.PaymentResult, erro
 	}
 	var result sale.PaymentResult
 	var refusal error
+	sku := ""
 	err := db.insist(ctx, db.pools.edge, about(keyOfOrder(p.OrderID)), func(ctx context.Context, t *try) (err error) {
 		result, refusal, err = db.pay(ctx, t, p)
+		sku = result.Order.SKU
 		return err
 	})
+	db.suspects.note(sku, err)
 	if err = cmp.Or(err, refusal); err != nil {
 		return sale.PaymentResult{}, err
 	}

@@ -30,7 +30,8 @@ func (db *DB) beginLocking(ctx context.Context, conn *sql.Conn) error {
 }
 
 // Repair computes anew the sums that disagree with the orders they are sums of, counts
-// them and says so. Errors wrap sale.ErrUnavailable.
+// them and says so. It reads every order, and is for an operator to ask for. Errors wrap
+// sale.ErrUnavailable.
 func (db *DB) Repair(ctx context.Context) error {
 	var errs []error
 	for table, repair := range map[string]func(context.Context) (sale.Repairs, error){
@@ -38,11 +39,7 @@ func (db *DB) Repair(ctx context.Context) error {
 	} {
 		done, err := repair(ctx)
 		errs = append(errs, err)
-		db.metrics.repaired.WithLabelValues(table, "repaired").Add(float64(done.Repaired))
-		db.metrics.repaired.WithLabelValues(table, "left").Add(float64(done.Left))
-		if done != (sale.Repairs{}) {
-			db.log.Warn("the ledger's sums disagreed with its orders", "table", table, "repaired", done.Repaired, "left", done.Left)
-		}
+		db.noteRepairs(table, done)
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -100,4 +101,75 @@ func TestRepairDuringASale(t *testing.T) {
 		}
 		b.clean(db)
 	})
+}
+
+// A SKU whose rows refuse what its orders need is repaired by itself, and no other is even
+// looked at; an operator has all repaired.
+func TestSuspectsAreRepaired(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		b.lead(db)
+		var orders []sale.Order
+		for _, name := range []string{"cancelled", "expired", "quiet"} {
+			sku := b.sku(name, 10, 3)
+			orders = append(orders, b.reserve(db, sku, "ann", "1", 2), b.reserve(db, sku, "bob", "1", 1))
+		}
+		b.exec("UPDATE stock SET sold = 0")
+		b.exec("UPDATE buyers SET units = 0")
+		if err := db.RepairSuspects(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wrong := func() int64 {
+			return b.number("SELECT (SELECT COUNT(*) FROM stock WHERE sold = 0) + (SELECT COUNT(*) FROM buyers WHERE units = 0)")
+		}
+		if n := wrong(); n != 9 {
+			t.Errorf("%d rows are wrong, want 9: nothing was found out yet", n)
+		}
+		if _, err := db.Cancel(t.Context(), orders[0].ID, "ann"); !errors.Is(err, errRefused) {
+			t.Errorf("cancelling by wrong sums: %v", err)
+		}
+		b.exec("UPDATE orders SET pay_by = 1 WHERE order_id = ?", orders[2].ID[:])
+		b.exec("UPDATE due SET pay_by = 1 WHERE ids = ?", orders[2].ID[:])
+		if err := db.Expire(t.Context(), b.number("SELECT token FROM job_leases WHERE name = ?", ExpireJob)); !errors.Is(err, errRefused) {
+			t.Errorf("expiry by wrong sums: %v", err)
+		}
+		if err := db.RepairSuspects(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if n := wrong(); n != 3 {
+			t.Errorf("%d rows are wrong, want the 3 of the SKU that nobody asked of", n)
+		}
+		b.cancel(db, &orders[0])
+		b.expireAll(db)
+		if err := db.Repair(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if n := wrong(); n != 2 {
+			t.Errorf("%d rows are 0, want those of the two buyers whose units were given back", n)
+		}
+		b.clean(db)
+	})
+}
+
+// One whose rows are held is repaired another time, and holds up no other.
+func TestSuspectsThatAreHeld(t *testing.T) {
+	b := mariaBed(t)
+	db := b.open()
+	for _, name := range []string{"a", "held", "z"} {
+		b.reserve(db, b.sku(name, 10, 0), "ann", "1", 2)
+		db.suspects.note(name, errRefused)
+	}
+	b.exec("UPDATE stock SET sold = 1")
+	lock := b.lockStock("held")
+	if err := db.RepairSuspects(t.Context()); !errors.Is(err, sale.ErrPartly) || !errors.Is(err, errHeld) {
+		t.Errorf("%v", err)
+	}
+	if n := b.number("SELECT COUNT(*) FROM stock WHERE sold = 1"); n != 1 {
+		t.Errorf("%d rows are wrong, want that of the held SKU", n)
+	}
+	lock.exec("COMMIT")
+	if err := db.RepairSuspects(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.clean(db)
 }

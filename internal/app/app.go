@@ -158,7 +158,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Within: hungAfter, Able: ledgerUp, Run: a.ledger.Expire},
 		jobs.Job{Name: "limits", Every: limitsEvery, Within: hungAfter, Able: ledgerUp, Run: anyLeader(a.ledger.CountBuyers)},
 		jobs.Job{Name: "preheat", Every: preheatEvery, Within: hungAfter, Able: func() bool { return ledgerUp() && redisUp() }, Run: anyLeader(a.checkout.Preheat)},
-		jobs.Job{Name: "repair", Every: repairEvery, Able: ledgerUp, Run: anyLeader(a.ledger.Repair)},
+		jobs.Job{Name: "repair", Every: repairEvery, EveryGateway: true, Run: anyLeader(a.ledger.RepairSuspects)},
 		jobs.Job{Name: "breaker-orders", Every: fallback.ObeyEvery, EveryGateway: true, Run: anyLeader(panel.Obey)},
 		jobs.Job{Name: "ledger-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(ledgerBreaker.Probe(ledgerProbe, a.ledger.Ping))},
 		jobs.Job{Name: "nats-probe", Every: probeEvery, EveryGateway: true, Run: anyLeader(natsBreaker.Probe(natsProbe, a.nats.Ping))},

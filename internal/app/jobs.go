@@ -7,20 +7,20 @@ import (
 )
 
 // How often the jobs run. Orders expire at most three seconds late; a SKU is paused until
-// its first limit's orders are counted; repairs of sums read every order, so they are rare.
+// its first limit's orders are counted; sums that were found to be wrong hold up their SKU.
 const (
 	relayEvery   = 500 * time.Millisecond
 	drainEvery   = 250 * time.Millisecond
 	expireEvery  = time.Second
 	limitsEvery  = time.Second
-	repairEvery  = time.Minute
+	repairEvery  = 10 * time.Second
 	preheatEvery = 5 * time.Second
 	probeEvery   = time.Second
 )
 
 // hungAfter is how long a run of a leased job may take. With less, a run that works off
 // much changes the gateway in the middle; with more, one that hangs keeps the job from
-// others for longer. The repairs of sums have no bound: they read every order.
+// others for longer.
 const hungAfter = time.Minute
 
 // How long a probe waits. NATS takes seconds to elect a leader, which is no failure.

@@ -12,6 +12,7 @@ import (
 type reconcileCmd struct {
 	source
 	Rebuild bool     `help:"Also load the shield of every SKU that has one anew from the ledger, or of the SKUs that are named. A sale goes on meanwhile, around it."`
+	Sums    bool     `help:"Also compute stock's sold and buyers' units anew where they are not what the orders hold. Reads every order."`
 	SKUs    []string `arg:"" optional:"" name:"sku" help:"With --rebuild: only these."`
 }
 
@@ -34,6 +35,9 @@ func (c reconcileCmd) Run(ctx context.Context) error {
 			return err
 		}
 		fmt.Printf("%v\n", report)
+		if c.Sums {
+			err = errors.Join(err, p.ledger.Repair(ctx))
+		}
 		if c.Rebuild {
 			err = errors.Join(err, p.rebuild(ctx, c.SKUs))
 		}

@@ -163,7 +163,7 @@ func TestForcedBreakerOnTheLeader(t *testing.T) {
 	if code, doc := c.force(lame, "ledger", "forced_open", "gateway"); code != 200 || doc["state"] != "open" || doc["scope"] != "gateway" {
 		t.Fatalf("%d %v", code, doc)
 	}
-	c.leads(sound, "expire", "drain", "reconcile", "repair")
+	c.leads(sound, "expire", "drain", "reconcile")
 	c.timeIsUp("shoe")
 	testenv.Within(t, 3*time.Second, func() bool {
 		return c.query("SELECT COUNT(*) FROM orders WHERE status = 'expired'") == int64(len(all))
