@@ -216,9 +216,9 @@ type Queue struct {
 	// timeouts. Too high: buyers wait for what will not come. reconcile.grace must be
 	// longer by what a commit may be retried.
 	MaxAge time.Duration `yaml:"max_age"`
-	// Linger is how long the goroutine of a SKU outlives its last claim. Too low: each
-	// claim of a slow seller costs a goroutine, and a call of its own to confirm it.
-	// Too high: goroutines of idle SKUs pile up. Nothing ever waits for it.
+	// Linger is how long the line of a SKU outlives its last claim. Too low: each claim of a
+	// slow seller costs a new line, and a call of its own to confirm it. Too high: lines of
+	// idle SKUs pile up. Nothing ever waits for it.
 	Linger time.Duration `yaml:"linger"`
 }
 

@@ -18,8 +18,8 @@ const (
 	maxPipelineClaims = 4096
 )
 
-// call is one run of deduct.lua, or an HDEL in its stead, on its way. Whoever accepts it from the channel sends
-// exactly one reply on done.
+// call is one run of deduct.lua, or an HDEL in its stead, on its way. Whoever accepts it
+// from the channel sends exactly one reply on done.
 type call struct {
 	ctx    context.Context // of the caller: a call that nobody waits for is not sent
 	args   []any

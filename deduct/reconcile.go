@@ -59,8 +59,9 @@ func (s *Shield) Reconcile(ctx context.Context) (Report, error) {
 // reconcile does so. What a server that is away holds is nothing against looking after
 // the rest.
 func (s *Shield) reconcile(ctx context.Context, rep *Report) error {
+	began := time.Now()
 	looks, err := s.lookAtFamilies(ctx, rep)
-	s.quiet.note(looks, time.Now().Add(s.quietFor))
+	s.quiet.note(looks, began.Add(s.quietFor))
 	rep.Families = len(looks)
 	for _, l := range looks {
 		rep.Tentative += l.tentative

@@ -133,6 +133,7 @@ func (g *Gateway) putSKU(c *fiber.Ctx) error {
 	if body.Total == nil {
 		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "total is needed"})
 	}
+	// What is expected is of the SKU as it stands, and not of what PUT starts from.
 	expect := patch.Expect
 	patch.Expect = sale.Expect{}
 	sku, stock, err := patch.Apply(base, sale.Stock{})

@@ -44,6 +44,49 @@ func (db *DB) Repair(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// noteRepairs counts repairs, and says so.
+func (db *DB) noteRepairs(table string, done sale.Repairs) {
+	db.metrics.repaired.WithLabelValues(table, "repaired").Add(float64(done.Repaired))
+	db.metrics.repaired.WithLabelValues(table, "left").Add(float64(done.Left))
+	if done != (sale.Repairs{}) {
+		db.log.Warn("the ledger's sums disagreed with its orders", "table", table, "repaired", done.Repaired, "left", done.Left)
+	}
+}
+
+// repairSKU looks for rows of one SKU that are wrong, without a lock, and again at those
+// that it finds.
+func (db *DB) repairSKU(ctx context.Context, sku string) error {
+	var segments []int
+	err := db.listWrong(ctx, `SELECT s.segment FROM stock s WHERE s.sku = ? AND s.sold <> (SELECT COALESCE(SUM(o.quantity), 0) FROM orders o
+		WHERE o.sku = s.sku AND o.segment = s.segment AND o.status IN `+live+`)`, []any{sku}, func(r scanner) error {
+		segments = append(segments, 0)
+		return r.Scan(&segments[len(segments)-1])
+	})
+	if err != nil {
+		return err
+	}
+	var stock, buyers sale.Repairs
+	err = db.repairStockOf(ctx, sku, segments, &stock)
+	db.noteRepairs("stock", stock)
+	if err != nil {
+		return err
+	}
+	var users []string
+	err = db.listWrong(ctx, `SELECT u.user_id FROM (SELECT b.user_id, b.units AS held, 0 AS live FROM buyers b WHERE b.sku = ?
+		UNION ALL SELECT o.user_id, 0, o.quantity FROM orders o WHERE o.sku = ? AND o.status IN `+live+`) u
+		GROUP BY u.user_id HAVING SUM(u.held) <> SUM(u.live) ORDER BY u.user_id LIMIT ?`, []any{sku, sku, repairPage}, func(r scanner) error {
+		users = append(users, "")
+		return r.Scan(&users[len(users)-1])
+	})
+	if err != nil || len(users) == 0 {
+		return err
+	}
+	// Of a SKU without a limit, or whose buyers are being counted, it repairs none.
+	buyers.Repaired, err = db.repairBuyersOf(ctx, sku, users)
+	db.noteRepairs("buyers", buyers)
+	return err
+}
+
 // repairStock sets sold to what live orders hold, wherever it differs from that and
 // still does on a second look, under the lock that every purchase takes last. Rows
 // whose live orders hold more than there is are left, and SKUs whose rows somebody holds or
@@ -52,15 +95,18 @@ func (db *DB) Repair(ctx context.Context) error {
 // was repaired before one is counted and stays.
 func (db *DB) repairStock(ctx context.Context) (done sale.Repairs, err error) {
 	err = eachWrong(ctx, db, `SELECT s.sku, s.segment`+stockDiffers+` AND (s.sku > ? OR (s.sku = ? AND s.segment > ?)) ORDER BY s.sku, s.segment LIMIT ?`,
-		-1, &done, func(sku string, segments []int) error {
-			for _, segment := range segments {
-				if err := db.repairStockRow(ctx, sku, segment, &done); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		-1, &done, func(sku string, segments []int) error { return db.repairStockOf(ctx, sku, segments, &done) })
 	return done, err
+}
+
+// repairStockOf looks again at some rows of one SKU.
+func (db *DB) repairStockOf(ctx context.Context, sku string, segments []int, done *sale.Repairs) error {
+	for _, segment := range segments {
+		if err := db.repairStockRow(ctx, sku, segment, done); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // repairStockRow looks again at one row.
@@ -205,10 +251,15 @@ func eachWrong[K any](ctx context.Context, db *DB, query string, least K, done *
 			skus, keys = skus[n:], keys[n:]
 		}
 	}
-	if len(left) > 0 {
-		return fmt.Errorf("%w: rows of %d SKUs cannot be repaired, as of %w", sale.ErrPartly, len(left), left[0])
+	return notRepaired(left)
+}
+
+// notRepaired is the error where some SKUs are left, one error of each.
+func notRepaired(left []error) error {
+	if len(left) == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: rows of %d SKUs cannot be repaired, as of %w", sale.ErrPartly, len(left), left[0])
 }
 
 // buyerFigures reads one figure per buyer of the SKU.

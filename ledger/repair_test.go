@@ -157,7 +157,7 @@ func TestSuspectsThatAreHeld(t *testing.T) {
 	db := b.open()
 	for _, name := range []string{"a", "held", "z"} {
 		b.reserve(db, b.sku(name, 10, 0), "ann", "1", 2)
-		db.suspects.note(name, errRefused)
+		db.suspects.add(name)
 	}
 	b.exec("UPDATE stock SET sold = 1")
 	lock := b.lockStock("held")

@@ -55,26 +55,31 @@ var errNewer = errors.New("a newer version of flashgate parked it")
 // decodeParked reads what encodeParked wrote. It refuses what encodeParked cannot have
 // written of a valid claim, since what it accepts is offered to the ledger.
 func decodeParked(payload []byte) (sale.Parked, error) {
+	p, err := decodeKnown(payload)
+	if err == nil {
+		return p, nil
+	}
 	var form struct {
 		Version int `json:"v"`
 	}
 	if json.Unmarshal(payload, &form) == nil && form.Version > parkedVersion {
-		return sale.Parked{}, fmt.Errorf("%w: its version is %d, and this one reads %d", errNewer, form.Version, parkedVersion)
+		err = fmt.Errorf("%w: its version is %d, and this one reads %d", errNewer, form.Version, parkedVersion)
 	}
+	return sale.Parked{}, fmt.Errorf("decode a parked claim: %w", err)
+}
+
+// decodeKnown reads a message of this version.
+func decodeKnown(payload []byte) (sale.Parked, error) {
 	var m parkedMessage
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
-		return sale.Parked{}, fmt.Errorf("decode a parked claim: %w", err)
+		return sale.Parked{}, err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return sale.Parked{}, errors.New("decode a parked claim: something follows it")
+		return sale.Parked{}, errors.New("something follows it")
 	}
-	p, err := m.parked()
-	if err != nil {
-		return sale.Parked{}, fmt.Errorf("decode a parked claim: %w", err)
-	}
-	return p, nil
+	return m.parked()
 }
 
 func (m *parkedMessage) parked() (sale.Parked, error) {

@@ -143,8 +143,9 @@ func (c *Conn) note(i int, name string, s streamState) {
 }
 
 // keepStream makes one stream, or finds out whether the one that is there can be used as it
-// is, and changes what differs; where that is as it was before, it is left at that. What it is before that, soon is told: an update takes long
-// where this user may not make one. An error means that nothing is known.
+// is, and changes what differs; where that is as it was before, it is left at that. What it
+// is before the change, soon is told: an update takes long where this user may not make one.
+// An error means that nothing is known.
 func (c *Conn) keepStream(ctx context.Context, want jetstream.StreamConfig, before *streamState, soon func(streamState)) (streamState, error) {
 	stream, err := c.streamNow(ctx, want)
 	if err != nil {

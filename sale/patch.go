@@ -24,8 +24,8 @@ type SKUPatch struct {
 
 // Apply returns the SKU and its stock (all segments together) as the patch leaves
 // them. It is called by the ledger in the transaction that locks the SKU, so that two
-// patches never lose each other's fields. The error wraps ErrInvalid or is ErrPrecondition or a
-// *StockBelowSoldError; Counting, Version, ChangedAt and Sold are left alone.
+// patches never lose each other's fields. The error wraps ErrInvalid, or is ErrPrecondition
+// or a *StockBelowSoldError; Counting, Version, ChangedAt and Sold are left alone.
 func (p *SKUPatch) Apply(sku SKU, stock Stock) (SKU, Stock, error) {
 	if err := p.Expect.Check(sku, stock); err != nil {
 		return SKU{}, Stock{}, err

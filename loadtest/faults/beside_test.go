@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -50,10 +49,10 @@ func TestSaleBesideATrouble(t *testing.T) {
 			return release
 		}},
 		{"a SKU's rules keep changing", func() func() {
-			return again(func(i int) { c.operate("PATCH", "/v1/skus/lame", map[string]any{"per_user_limit": 1000 + i%2}) })
+			return again(1, func(i int) { c.operate("PATCH", "/v1/skus/lame", map[string]any{"per_user_limit": 1000 + i%2}) })
 		}},
 		{"a SKU's copy keeps being evicted", func() func() {
-			return again(func(int) { redis.MustDo(t, "DEL", "fg:{lame:0}:gen") })
+			return again(1, func(int) { redis.MustDo(t, "DEL", "fg:{lame:0}:gen") })
 		}},
 		{"a gateway's link to Redis is cut", cut(redisLink)},
 		{"a gateway's link to the ledger is cut", cut(ledgerLink)},
@@ -67,12 +66,12 @@ func TestSaleBesideATrouble(t *testing.T) {
 			return func() { c.force(lame, "redis", "auto", "gateway") }
 		}},
 		{"SKUs are imported", func() func() {
-			return again(func(i int) {
+			return again(1, func(i int) {
 				c.operate("PUT", fmt.Sprintf("/v1/skus/imported-%d", i), map[string]any{"total": 1, "unit_price": 1, "currency": "EUR", "title": "A thing", "heat": "cold"})
 			})
 		}},
 		{"buyers read their orders", func() func() {
-			return again(func(int) {
+			return again(1, func(int) {
 				if res, err := c.http.Get(lame.url + "/v1/orders/aaaaaaaaaaaaaaaaaaaaaaaaaa"); err == nil {
 					drain(res)
 				}
@@ -98,26 +97,5 @@ func TestSaleBesideATrouble(t *testing.T) {
 	others.noneWrong()
 	for _, sku := range others.skus {
 		c.checkStock(sku)
-	}
-}
-
-// again calls fn, in one goroutine, one time after the other until the function that it
-// returns is called.
-func again(fn func(i int)) (end func()) {
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-				fn(i)
-			}
-		}
-	})
-	return func() {
-		close(stop)
-		wg.Wait()
 	}
 }

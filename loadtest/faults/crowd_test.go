@@ -12,14 +12,13 @@ import (
 // crowd is buyers who buy one unit after the other, through gateways and of SKUs in turn,
 // until they are told to stop.
 type crowd struct {
-	c       *cluster
-	gates   []*gate
-	skus    []string
-	sold    atomic.Int64
-	refused atomic.Int64 // to come again
-	orders  atomic.Int64 // serial number of the buyers
-	mu      sync.Mutex
-	wrong   []answer
+	c      *cluster
+	gates  []*gate
+	skus   []string
+	sold   atomic.Int64
+	orders atomic.Int64 // serial number of the buyers
+	mu     sync.Mutex
+	wrong  []answer
 }
 
 func (c *cluster) crowd(gates []*gate, skus ...string) *crowd {
@@ -38,22 +37,30 @@ func (c *cluster) putMany(prefix string, n int) (skus []string) {
 
 // join adds n buyers, who stay until the function that it returns is called.
 func (b *crowd) join(n int) (leave func()) {
+	return again(n, func(int) {
+		i := int(b.orders.Add(1))
+		b.took(b.c.buy(b.gates[i%len(b.gates)], b.skus[i%len(b.skus)], fmt.Sprintf("buyer-%d", i), ""))
+	})
+}
+
+// again has n goroutines call fn, each one time after the other, until the function that
+// it returns is called.
+func again(n int, fn func(i int)) (end func()) {
 	stop := make(chan struct{})
-	var gone sync.WaitGroup
+	var wg sync.WaitGroup
 	for range n {
-		gone.Go(func() {
-			for {
+		wg.Go(func() {
+			for i := 0; ; i++ {
 				select {
 				case <-stop:
 					return
 				default:
+					fn(i)
 				}
-				i := int(b.orders.Add(1))
-				b.took(b.c.buy(b.gates[i%len(b.gates)], b.skus[i%len(b.skus)], fmt.Sprintf("buyer-%d", i), ""))
 			}
 		})
 	}
-	return sync.OnceFunc(func() { close(stop); gone.Wait() })
+	return sync.OnceFunc(func() { close(stop); wg.Wait() })
 }
 
 func (b *crowd) took(a answer) {
@@ -61,7 +68,6 @@ func (b *crowd) took(a answer) {
 	case a.yes():
 		b.sold.Add(1)
 	case a.busy():
-		b.refused.Add(1)
 		<-time.After(10 * time.Millisecond) // nobody who is told to come again does so at once
 	default:
 		b.mu.Lock()
