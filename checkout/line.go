@@ -5,14 +5,21 @@ import (
 	"time"
 )
 
-// rebuildPause is the least time between two attempts at one SKU, so that a shield
-// that cannot be loaded is not loaded in a loop.
-const rebuildPause = 200 * time.Millisecond
-
-// rebuildRetries is how often a load that failed is tried again by itself, each time
-// after twice as long: the first buyers of a SKU that was just put on sale would go around
-// it otherwise. Afterwards it waits for a batch that finds it missing.
-const rebuildRetries = 6
+const (
+	// rebuildPause is the least time between two attempts at one SKU, so that a shield
+	// that cannot be loaded is not loaded in a loop.
+	rebuildPause = 200 * time.Millisecond
+	// rebuildRetries is how often a load that failed is tried again by itself, each time
+	// after twice as long: the first buyers of a SKU that was just put on sale would go around
+	// it otherwise. Afterwards it waits for a batch that finds it missing.
+	rebuildRetries = 6
+	// After the second load of a SKU within rebuildRest no other one begins for rebuildShare
+	// times as long as it took, up to rebuildRest: one whose copy keeps getting lost, or whose
+	// rules keep changing, must not take the loaders' and the ledger's time from others. Less
+	// takes more of it; more leaves its buyers to go around the shield for longer.
+	rebuildShare = 10
+	rebuildRest  = 2 * time.Second
+)
 
 // rebuilds is the set of SKUs whose shield wants loading. Each is first loaded together
 // with others, and where that does not do, by itself. In either line, those that buyers
@@ -22,7 +29,7 @@ type rebuilds struct {
 	pending map[string]*pending
 	bulk    line
 	alone   line
-	again   map[string]failedLoad
+	last    map[string]lastLoad
 }
 
 // pending is a SKU that is in line or being loaded.
@@ -39,18 +46,21 @@ type line struct {
 	wake          chan struct{} // capacity 1: there are names
 }
 
-// failedLoad is a load that failed, until it succeeds or is forgotten.
-type failedLoad struct {
-	at    time.Time // when it failed
-	times int       // how often in a row
+// lastLoad is how the latest load of a SKU ended, until it may be forgotten.
+type lastLoad struct {
+	at     time.Time     // when it ended
+	failed int           // how many in a row have
+	rest   time.Duration // how long from then no other one begins
+	owed   bool          // somebody asked meanwhile
+	urgent bool          // and buyers wait
 }
 
-// next is when it is tried again by itself.
-func (f failedLoad) next() time.Time { return f.at.Add(rebuildPause << f.times) }
+// retry is when one that failed is tried again by itself.
+func (l lastLoad) retry() time.Time { return l.at.Add(rebuildPause << l.failed) }
 
 func (r *rebuilds) init() {
 	r.pending = make(map[string]*pending)
-	r.again = make(map[string]failedLoad)
+	r.last = make(map[string]lastLoad)
 	r.bulk.wake, r.alone.wake = make(chan struct{}, 1), make(chan struct{}, 1)
 }
 
@@ -59,9 +69,7 @@ func (r *rebuilds) init() {
 func (r *rebuilds) want(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.again[name].at) >= rebuildPause {
-		r.ask(name, true)
-	}
+	r.ask(name, true)
 }
 
 // ahead asks for a SKU's shield to be loaded before buyers come.
@@ -83,9 +91,15 @@ func (r *rebuilds) renew(name string) {
 	r.ask(name, false)
 }
 
-// ask puts the SKU in line, or further to the front. The lock is held.
+// ask puts the SKU in line, or further to the front; one that was loaded a moment ago comes
+// into it later. The lock is held.
 func (r *rebuilds) ask(name string, urgent bool) {
 	p := r.pending[name]
+	if last, ok := r.last[name]; ok && p == nil && time.Since(last.at) < last.rest {
+		last.owed, last.urgent = true, last.urgent || urgent
+		r.last[name] = last
+		return
+	}
 	if p == nil {
 		r.pending[name] = &pending{urgent: urgent}
 		r.put(name, &r.bulk)
@@ -148,33 +162,43 @@ func (r *rebuilds) leave(name string) {
 	r.put(name, &r.alone)
 }
 
-func (r *rebuilds) done(name string, failed bool) {
+// done ends a load that took so long.
+func (r *rebuilds) done(name string, failed bool, took time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	renewed := r.pending[name].renewed
 	delete(r.pending, name)
-	if failed {
-		r.again[name] = failedLoad{time.Now(), r.again[name].times + 1}
-	} else {
-		delete(r.again, name)
+	before, lately := r.last[name]
+	last := lastLoad{at: time.Now()}
+	if lately {
+		last.rest = min(rebuildShare*took, rebuildRest)
 	}
+	if failed {
+		last.failed, last.rest = before.failed+1, max(last.rest, rebuildPause)
+	}
+	r.last[name] = last
 	if renewed {
 		r.ask(name, false)
 	}
 }
 
-// retry puts loads that failed in line again, where it is time, and forgets those that
-// were tried often enough.
-func (r *rebuilds) retry(now time.Time) {
+// later puts in line what was asked for too soon, and loads that failed, where it is time,
+// and forgets those of which nothing is owed.
+func (r *rebuilds) later(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for name, f := range r.again {
+	for name, last := range r.last {
 		switch {
-		case r.pending[name] != nil || now.Before(f.next()):
-		case f.times > rebuildRetries:
-			delete(r.again, name)
-		default:
+		case r.pending[name] != nil || now.Sub(last.at) < last.rest:
+		case last.owed:
+			last.owed = false
+			r.last[name] = last
+			r.ask(name, last.urgent)
+		case now.Before(last.retry()):
+		case last.failed > 0 && last.failed <= rebuildRetries:
 			r.ask(name, false)
+		case now.Sub(last.at) >= rebuildRest:
+			delete(r.last, name)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func TestBuyersWaitForNoPreheating(t *testing.T) {
 	for _, name := range []string{"ahead-0", "ahead-3", "late"} {
 		r.leave(name)
 	}
-	r.done(r.next(&r.bulk, 1)[0], false)
+	r.done(r.next(&r.bulk, 1)[0], false, 0)
 	if got := r.next(&r.bulk, 9); !slices.Equal(got, []string{"ahead-2", "ahead-4"}) {
 		t.Fatalf("the rest is %q", got)
 	}
@@ -77,7 +77,7 @@ func TestRebuildsModel(t *testing.T) {
 			},
 			"done": func(t *rapid.T) {
 				for n := range loading {
-					r.done(n, false)
+					r.done(n, false, 0)
 					delete(loading, n)
 					return
 				}
@@ -93,13 +93,13 @@ func TestRebuildsModel(t *testing.T) {
 		}
 		t.Repeat(step)
 		for n := range loading {
-			r.done(n, false)
+			r.done(n, false, 0)
 		}
 		for range 4 {
 			for _, l := range []*line{&r.bulk, &r.alone} {
 				for _, n := range r.next(l, 9) {
 					delete(wanted, n)
-					r.done(n, false)
+					r.done(n, false, 0)
 				}
 			}
 		}

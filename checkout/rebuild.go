@@ -70,7 +70,7 @@ func (c *Checkout) loadTogether(ctx context.Context, names []string) {
 			loaded++
 			c.noteLoaded(name, took)
 		}
-		c.rebuilds.done(name, failed[name] != nil)
+		c.rebuilds.done(name, failed[name] != nil, took/time.Duration(len(names)))
 	}
 	if loaded > 0 {
 		c.log.Info("shields loaded", "skus", loaded, "of them", names[0], "took", took)
@@ -91,8 +91,9 @@ func (c *Checkout) rebuild(ctx context.Context) {
 			}
 		}
 		name := names[0]
+		began := time.Now()
 		err := c.load(ctx, name)
-		c.rebuilds.done(name, err != nil)
+		c.rebuilds.done(name, err != nil, time.Since(began))
 		if err != nil {
 			c.sayNotLoaded(ctx, map[string]error{name: err})
 		}

@@ -127,8 +127,8 @@ func TestFailedLoadsAreTriedAgain(t *testing.T) {
 		}
 		w.rebuilds.mu.Lock()
 		defer w.rebuilds.mu.Unlock()
-		if len(w.rebuilds.again)+len(w.rebuilds.pending) > 0 {
-			t.Errorf("remembered: %v, %v", w.rebuilds.again, w.rebuilds.pending)
+		if len(w.rebuilds.last)+len(w.rebuilds.pending) > 0 {
+			t.Errorf("remembered: %v, %v", w.rebuilds.last, w.rebuilds.pending)
 		}
 	})
 }
@@ -149,10 +149,41 @@ func TestRebuildsPauseAfterAFailure(t *testing.T) {
 		}
 		w.rebuilds.mu.Lock()
 		defer w.rebuilds.mu.Unlock()
-		if len(w.rebuilds.again) > 1 || len(w.rebuilds.pending) > 1 || len(w.rebuilds.bulk.urgent) > 1 {
-			t.Errorf("the set holds %d, %d and %d SKUs", len(w.rebuilds.again), len(w.rebuilds.pending), len(w.rebuilds.bulk.urgent))
+		if len(w.rebuilds.last) > 1 || len(w.rebuilds.pending) > 1 || len(w.rebuilds.bulk.urgent) > 1 {
+			t.Errorf("the set holds %d, %d and %d SKUs", len(w.rebuilds.last), len(w.rebuilds.pending), len(w.rebuilds.bulk.urgent))
 		}
 	})
+}
+
+// A SKU whose copy is lost, or whose rules change, all the time does not keep the loaders
+// busy, and is loaded once more after the last time.
+func TestRebuildsOfOneSKUHaveAShare(t *testing.T) {
+	for name, trouble := range map[string]func(t *testing.T, w *world){
+		"lost":    func(t *testing.T, w *world) { w.settle(t, claims("a")) },
+		"changed": func(t *testing.T, w *world) { w.Changed(w.sku, w.sku, true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, config())
+				l := &loads{takes: 50 * time.Millisecond}
+				w.shield.rebuild = l.rebuild
+				w.shield.deduct = func(context.Context, []*sale.Claim) (sale.Deduction, error) { return sale.Deduction{}, nil }
+				w.running(t)
+				for range 1000 {
+					trouble(t, w)
+					pass(10 * time.Millisecond)
+				}
+				n := l.count("s")
+				if most := 10*time.Second/(rebuildShare*l.takes) + 2; n < 10 || n > int(most) {
+					t.Errorf("%d loads in ten seconds, want no more than %d", n, most)
+				}
+				pass(time.Minute)
+				if after := l.count("s"); after > n+1 || name == "changed" && after == n {
+					t.Errorf("%d loads afterwards, want the one that is owed", after-n)
+				}
+			})
+		})
+	}
 }
 
 func TestRebuildersWorkSideBySide(t *testing.T) {

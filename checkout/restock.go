@@ -79,7 +79,7 @@ func (c *Checkout) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			c.rebuilds.retry(time.Now())
+			c.rebuilds.later(time.Now())
 			// Both are asked; without one of them a look would find nothing out.
 			if c.Ledger.Usable() && c.Shield.Usable() {
 				c.lookAtRestocks(ctx)

@@ -49,10 +49,10 @@ func TestSaleBesideATrouble(t *testing.T) {
 			return release
 		}},
 		{"a SKU's rules keep changing", func() func() {
-			return again(1, func(i int) { c.operate("PATCH", "/v1/skus/lame", map[string]any{"per_user_limit": 1000 + i%2}) })
+			return again(1, 20*time.Millisecond, func(i int) { c.operate("PATCH", "/v1/skus/lame", map[string]any{"per_user_limit": 1000 + i%2}) })
 		}},
 		{"a SKU's copy keeps being evicted", func() func() {
-			return again(1, func(int) { redis.MustDo(t, "DEL", "fg:{lame:0}:gen") })
+			return again(1, 20*time.Millisecond, func(int) { redis.MustDo(t, "DEL", "fg:{lame:0}:gen") })
 		}},
 		{"a gateway's link to Redis is cut", cut(redisLink)},
 		{"a gateway's link to the ledger is cut", cut(ledgerLink)},
@@ -66,12 +66,12 @@ func TestSaleBesideATrouble(t *testing.T) {
 			return func() { c.force(lame, "redis", "auto", "gateway") }
 		}},
 		{"SKUs are imported", func() func() {
-			return again(1, func(i int) {
+			return again(1, 20*time.Millisecond, func(i int) {
 				c.operate("PUT", fmt.Sprintf("/v1/skus/imported-%d", i), map[string]any{"total": 1, "unit_price": 1, "currency": "EUR", "title": "A thing", "heat": "cold"})
 			})
 		}},
 		{"buyers read their orders", func() func() {
-			return again(1, func(int) {
+			return again(1, 20*time.Millisecond, func(int) {
 				if res, err := c.http.Get(lame.url + "/v1/orders/aaaaaaaaaaaaaaaaaaaaaaaaaa"); err == nil {
 					drain(res)
 				}

@@ -37,25 +37,25 @@ func (c *cluster) putMany(prefix string, n int) (skus []string) {
 
 // join adds n buyers, who stay until the function that it returns is called.
 func (b *crowd) join(n int) (leave func()) {
-	return again(n, func(int) {
+	return again(n, 0, func(int) {
 		i := int(b.orders.Add(1))
 		b.took(b.c.buy(b.gates[i%len(b.gates)], b.skus[i%len(b.skus)], fmt.Sprintf("buyer-%d", i), ""))
 	})
 }
 
-// again has n goroutines call fn, each one time after the other, until the function that
-// it returns is called.
-func again(n int, fn func(i int)) (end func()) {
+// again has n goroutines call fn, each one time after the other with a pause between, until
+// the function that it returns is called.
+func again(n int, pause time.Duration, fn func(i int)) (end func()) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
 			for i := 0; ; i++ {
+				fn(i)
 				select {
 				case <-stop:
 					return
-				default:
-					fn(i)
+				case <-time.After(pause):
 				}
 			}
 		})
