@@ -109,10 +109,15 @@ func (db *DB) newOutboxRow(sku string, kind sale.Kind, orders []sale.Order, at i
 // of a later time was written before that clock was set back, or by another server's.
 const outboxAhead = time.Second
 
+// outboxBytes bounds what one page of the outbox says, as it is stored: packed payloads
+// are several times as large in memory. Less costs more reads.
+const outboxBytes = 4 << 20
+
 // PendingOutbox returns up to limit rows in row order, after the row afterID, but none of
 // the SKUs in except: what nobody has acknowledged so far. It ends before the first row that
 // is not older than olderThan, so that no later one can overtake that: rows are told apart
-// by their position, and only by it. A row that cannot be read has its Damage.
+// by their position, and only by it. It ends as well where the payloads have outboxBytes, but
+// not before the first row. A row that cannot be read has its Damage.
 func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error) {
 	if !db.Ready() {
 		return nil, db.notReady()
@@ -123,10 +128,11 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 	for _, sku := range except {
 		page = append(page, sku)
 	}
-	// The first row of the page that is young, without reading what it says.
-	args := slices.Concat(page, []any{limit, now - olderThan.Milliseconds(), now + outboxAhead.Milliseconds()}, page, []any{limit})
+	// The first row of the page that is young, or too much, without reading what it says.
+	args := slices.Concat(page, []any{limit, now - olderThan.Milliseconds(), now + outboxAhead.Milliseconds(), outboxBytes}, page, []any{limit})
 	rows, err := read(ctx, db.pools.control, "SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id < COALESCE("+
-		"(SELECT MIN(id) FROM (SELECT id, at FROM outbox WHERE id > ?"+but+" ORDER BY id LIMIT ?) page WHERE at > ? AND at <= ?), 9223372036854775807)"+
+		"(SELECT MIN(id) FROM (SELECT id, at, SUM(size) OVER (ORDER BY id) - size AS ahead FROM "+
+		"(SELECT id, at, LENGTH(payload) AS size FROM outbox WHERE id > ?"+but+" ORDER BY id LIMIT ?) page) sized WHERE at > ? AND at <= ? OR ahead >= ?), 9223372036854775807)"+
 		" AND id > ?"+but+" ORDER BY id LIMIT ?", args...)
 	if err != nil {
 		return nil, db.away(ctx, err)

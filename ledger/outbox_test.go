@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -45,6 +46,39 @@ func TestAnOutboxRowThatCannotBeRead(t *testing.T) {
 		})
 		if err != nil || pending != 6 {
 			t.Errorf("a snapshot has %d rows, %v", pending, err)
+		}
+	})
+}
+
+// A page of the outbox is bounded in bytes, and never empty where there is something: large
+// rows are read few at a time.
+func TestLargeOutboxRowsComeFewAtATime(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		sku := b.sku("shoe", 100, 0)
+		for i := range 6 {
+			settleGroup(t, db, admitted(sku, claim(sku, fmt.Sprint(i), "1", 1)))
+		}
+		for _, size := range []int{outboxBytes / 2, outboxBytes} {
+			large := "[" + strings.Repeat(" ", size-2) + "]"
+			b.exec("UPDATE outbox SET payload = " + string(b.dialect.appendBytes(nil, []byte(large))))
+			seen, after := 0, int64(0)
+			for {
+				page, err := db.PendingOutbox(t.Context(), 0, after, 100, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(page) == 0 {
+					break
+				}
+				if len(page) > outboxBytes/size || string(page[0].Payload) != large {
+					t.Errorf("%d rows of %d bytes in a page", len(page), size)
+				}
+				seen, after = seen+len(page), page[len(page)-1].ID
+			}
+			if seen != 6 {
+				t.Errorf("%d rows of %d bytes are read, want 6", seen, size)
+			}
 		}
 	})
 }

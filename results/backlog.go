@@ -3,11 +3,10 @@ package results
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
+	"sync"
 	"time"
 
 	"flashgate/sale"
@@ -38,11 +37,12 @@ const resendAfter = 800 * time.Millisecond
 // Backlog is the durable line of claims that the shield admitted while the ledger was
 // away: stream FLASHGATE_BACKLOG, one message per claim, so that the stream's limit is
 // the capacity in claims and each claim is acknowledged by itself. Its methods may be
-// called by any goroutine; Waiting and Drained need Run to be running.
+// called by any goroutine; Park, Waiting and Drained need Run to be running.
 type Backlog struct {
-	cfg  BacklogConfig
-	conn *Conn
-	view *backlogView
+	cfg      BacklogConfig
+	conn     *Conn
+	view     *backlogView
+	parkings parkings
 
 	// The constants, but for tests.
 	resendAfter, staleAfter time.Duration
@@ -70,6 +70,7 @@ func NewBacklog(cfg BacklogConfig, conn *Conn) (*Backlog, error) {
 		stuck:   gauge(cfg.Registerer, "flashgate_backlog_stuck_skus", "SKUs whose parked claims could not be settled, in the last pass."),
 		damaged: counter(cfg.Registerer, "flashgate_backlog_damaged_total", "Messages in the backlog that were no claims and were dropped."),
 	}
+	b.parkings = parkings{conn: conn, resendAfter: &b.resendAfter, wake: make(chan struct{}, 1)}
 	b.view = newBacklogView(cfg, b.look)
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -79,8 +80,14 @@ func NewBacklog(cfg BacklogConfig, conn *Conn) (*Backlog, error) {
 	return b, nil
 }
 
-// Run keeps watching which SKUs have a backlog until ctx ends.
-func (b *Backlog) Run(ctx context.Context) error { return b.view.run(ctx) }
+// Run sends what is parked, and keeps watching which SKUs have a backlog, until ctx ends.
+func (b *Backlog) Run(ctx context.Context) error {
+	var flights sync.WaitGroup
+	defer b.parkings.close()
+	defer flights.Wait()
+	flights.Go(func() { b.parkings.run(ctx) })
+	return b.view.run(ctx)
+}
 
 // Look looks at once which SKUs have a backlog. Whoever has no Run running calls it
 // before asking what is Waiting.
@@ -113,157 +120,44 @@ func (b *Backlog) Drained(ctx context.Context, sku string) bool { return b.view.
 // a claim that this gateway has parked is not stored again, so that a buyer who repeats
 // does not fill the backlog.
 func (b *Backlog) Park(ctx context.Context, sku string, claims []sale.Parked) []error {
-	p := &parking{
-		conn: b.conn, errs: make([]error, len(claims)), msgs: make([]*nats.Msg, len(claims)),
-		replies: make(chan *nats.Msg, maxSends*len(claims)),
-	}
+	errs := make([]error, len(claims))
+	var msgs []*nats.Msg
+	var of []int // which claim a message is of
 	call, away := rand.Text()[:10], b.cfg.Hurry()
 	for i := range claims {
 		if claims[i].Claim.SKU != sku {
-			p.errs[i] = fmt.Errorf("%w: a claim of another SKU", sale.ErrInvalid)
+			errs[i] = fmt.Errorf("%w: a claim of another SKU", sale.ErrInvalid)
 			continue
 		}
 		if !claims[i].Took && away && b.view.hasParked(&claims[i].Claim) {
 			continue // it is parked already
 		}
-		if p.msgs[i], p.errs[i] = parkedMsg(&claims[i], call, i); p.errs[i] == nil {
-			p.open++
+		msg, err := parkedMsg(&claims[i], call, i)
+		if err != nil {
+			errs[i] = err
+			continue
 		}
+		msgs, of = append(msgs, msg), append(of, i)
 	}
 	b.view.begin(sku)
-	p.run(ctx, b.resendAfter)
 	maybe := int64(0)
-	for i, err := range p.errs {
-		if p.msgs[i] != nil && (err == nil || errors.Is(err, sale.ErrUnknown)) {
-			maybe++
+	if len(msgs) > 0 {
+		for k, err := range b.parkings.park(ctx, msgs) {
+			errs[of[k]] = err
+			if err == nil || errors.Is(err, sale.ErrUnknown) {
+				maybe++
+			}
+			if err == nil {
+				b.parked.Inc()
+			}
 		}
-		switch {
-		case err != nil:
+	}
+	for _, err := range errs {
+		if err != nil {
 			b.refused.Inc()
-		case p.msgs[i] != nil:
-			b.parked.Inc()
 		}
 	}
 	b.view.end(sku, maybe)
-	b.view.remember(sku, claims, p.errs)
-	return p.errs
-}
-
-// maxSends bounds how often one claim is sent within one call of Park.
-const maxSends = 4
-
-// parking is one call of Park. Replies arrive on a subject of its own, so that nothing
-// outlives the call.
-type parking struct {
-	conn    *Conn
-	msgs    []*nats.Msg // nil where the claim is refused before it is sent
-	errs    []error
-	done    []bool
-	open    int // claims without an answer
-	sends   int
-	inbox   string
-	replies chan *nats.Msg
-}
-
-// run sends all claims and collects the answers; those whose answer does not come are
-// sent again while there is time.
-func (p *parking) run(ctx context.Context, resendAfter time.Duration) {
-	if p.open == 0 {
-		return
-	}
-	p.done = make([]bool, len(p.msgs))
-	switch {
-	case !p.conn.Connected():
-		p.fail(fmt.Errorf("%w: %w", sale.ErrUnavailable, nats.ErrDisconnected))
-		return
-	case !p.conn.BacklogReady():
-		p.fail(fmt.Errorf("%w: nobody could drain what is parked", sale.ErrUnavailable))
-		return
-	}
-	p.inbox = p.conn.nc.NewInbox() + "."
-	sub, err := p.conn.nc.ChanSubscribe(p.inbox+"*", p.replies)
-	if err != nil {
-		p.fail(fmt.Errorf("%w: %w", sale.ErrUnavailable, err))
-		return
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	timer := time.NewTimer(resendAfter)
-	defer timer.Stop()
-	p.send()
-	for p.open > 0 {
-		select {
-		case msg := <-p.replies:
-			p.answered(msg)
-		case <-timer.C:
-			if p.sends < maxSends && p.conn.Connected() {
-				p.send()
-			}
-			timer.Reset(resendAfter)
-		case <-ctx.Done():
-			p.fail(fmt.Errorf("%w: no acknowledgement: %w", sale.ErrUnknown, ctx.Err()))
-			return
-		}
-	}
-}
-
-// send publishes every claim that has no answer. What cannot even be handed to the
-// connection the first time has certainly not been stored.
-func (p *parking) send() {
-	p.sends++
-	for i, msg := range p.msgs {
-		if msg == nil || p.done[i] {
-			continue
-		}
-		msg.Reply = p.inbox + strconv.Itoa(i)
-		if err := p.conn.nc.PublishMsg(msg); err != nil && p.sends == 1 {
-			p.end(i, fmt.Errorf("%w: %w", sale.ErrUnavailable, err))
-		}
-	}
-}
-
-func (p *parking) answered(msg *nats.Msg) {
-	i, err := strconv.Atoi(msg.Subject[len(p.inbox):])
-	if err != nil || i < 0 || i >= len(p.msgs) || p.done[i] {
-		return
-	}
-	err = storeError(msg)
-	if err != nil && p.sends > 1 {
-		// It may be the answer to a later sending, and the first may have been stored.
-		err = fmt.Errorf("%w: %w", sale.ErrUnknown, err)
-	}
-	p.end(i, err)
-}
-
-func (p *parking) end(i int, err error) {
-	p.done[i], p.errs[i] = true, err
-	p.open--
-}
-
-// fail ends every claim that has no answer yet.
-func (p *parking) fail(err error) {
-	for i, msg := range p.msgs {
-		if msg != nil && !p.done[i] {
-			p.end(i, err)
-		}
-	}
-}
-
-// codeStoreFailed is the server's error when a limit of the stream keeps a message out.
-const codeStoreFailed = 10077
-
-// storeError is nil when the reply says that the claim is stored, now or before.
-func storeError(msg *nats.Msg) error {
-	err := ackError(msg)
-	if err == nil {
-		return nil
-	}
-	var ack struct {
-		Error struct {
-			Code int `json:"err_code"`
-		} `json:"error"`
-	}
-	if json.Unmarshal(msg.Data, &ack) == nil && ack.Error.Code == codeStoreFailed {
-		return fmt.Errorf("%w: %w", sale.ErrQueueFull, err)
-	}
-	return fmt.Errorf("%w: %w", sale.ErrUnavailable, err)
+	b.view.remember(sku, claims, errs)
+	return errs
 }

@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	// drainSKUs is how many SKUs are settled at the same time.
-	drainSKUs = 8
+	// drainSKUs is how many SKUs are settled at the same time. They share the ledger's groups:
+	// with fewer, groups hold little where many SKUs have a few claims each; more have more
+	// claims in hand when the ledger goes away again.
+	drainSKUs = 64
 	// staleAfter is how long what was read may wait to be settled. It is shorter than a
 	// lease lives: a drainer that was frozen for longer than its lease reads anew, and
 	// no longer finds what its successor has settled.
@@ -36,8 +38,8 @@ type Settle func(ctx context.Context, sku string, claims []sale.Parked) error
 // drain.
 //
 // There is no consumer that remembers how far it got: what is in the stream is what is
-// not settled, and the drainer deletes what it has settled, up to the last sequence of
-// its batch, by the SKU's subject. An acknowledging consumer would redeliver, after a
+// not settled, and the drainer deletes what it has settled of a page, up to a sequence, by
+// SKU where something is left. An acknowledging consumer would redeliver, after a
 // failure, behind claims that came later; and its state could get lost. A drainer that
 // dies between settling and deleting leaves claims that are settled again, which the
 // ledger's primary key answers with the orders that exist. A drainer only deletes what
@@ -89,30 +91,23 @@ type line struct {
 	sku    string
 	claims []sale.Parked
 	seqs   []uint64
+	done   int // so many, from the first on, are settled
 }
 
-// page settles one page, several SKUs at a time. It ends the pass when the page
-// could not be settled while it was fresh.
+// page settles one page, several SKUs at a time, and deletes what it has settled. It ends
+// the pass when the page could not be settled while it was fresh.
 func (d *drain) page(ctx context.Context, page []jetstream.Msg) error {
 	fresh, cancel := context.WithDeadlineCause(ctx, time.Now().Add(d.backlog.staleAfter), errStale)
 	defer cancel()
-	lines := make(chan *line)
-	var wg sync.WaitGroup
-	for range drainSKUs {
-		wg.Go(func() {
-			for l := range lines {
-				// What was not begun in time has not failed: it is read anew.
-				if err := d.line(ctx, fresh, l); err != nil && !errors.Is(err, errStale) {
-					d.leave(l.sku, err)
-				}
-			}
-		})
-	}
-	for _, l := range d.sort(page) {
-		lines <- l
-	}
-	close(lines)
-	wg.Wait()
+	lines := d.sort(page)
+	d.each(lines, func(l *line) error {
+		// What was not begun in time has not failed: it is read anew.
+		if err := d.line(ctx, fresh, l); !errors.Is(err, errStale) {
+			return err
+		}
+		return nil
+	})
+	d.delete(ctx, page, lines)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -120,6 +115,65 @@ func (d *drain) page(ctx context.Context, page []jetstream.Msg) error {
 		return errStale
 	}
 	return nil
+}
+
+// each does something with several SKUs at a time. What fails is left.
+func (d *drain) each(lines []*line, do func(*line) error) {
+	next := make(chan *line)
+	var wg sync.WaitGroup
+	for range min(drainSKUs, len(lines)) {
+		wg.Go(func() {
+			for l := range next {
+				if err := do(l); err != nil {
+					d.leave(l.sku, err)
+				}
+			}
+		})
+	}
+	for _, l := range lines {
+		next <- l
+	}
+	close(next)
+	wg.Wait()
+}
+
+// delete removes what was settled of a page. Where that is all that the stream has up to the
+// page's end, one call does it; a call for each SKU costs the server half a millisecond.
+func (d *drain) delete(ctx context.Context, page []jetstream.Msg, lines []*line) {
+	settled, all := 0, 0
+	for _, l := range lines {
+		settled, all = settled+l.done, all+len(l.claims)
+	}
+	purge := func(opts ...jetstream.StreamPurgeOpt) error {
+		ask, cancel := context.WithTimeout(ctx, d.backlog.conn.askTimeout)
+		defer cancel()
+		if err := d.stream.Purge(ask, opts...); err != nil {
+			return fmt.Errorf("delete what is settled: %w", err)
+		}
+		return nil
+	}
+	if last, err := page[len(page)-1].Metadata(); err == nil && settled == len(page) && all == settled && len(d.stuck) == 0 {
+		if err := purge(jetstream.WithPurgeSequence(last.Sequence.Stream + 1)); err != nil {
+			for _, l := range lines {
+				d.leave(l.sku, err)
+			}
+			return
+		}
+		d.settled += settled
+		return
+	}
+	d.each(lines, func(l *line) error {
+		if l.done == 0 {
+			return nil
+		}
+		if err := purge(jetstream.WithPurgeSubject(backlogPrefix+l.sku), jetstream.WithPurgeSequence(l.seqs[l.done-1]+1)); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		d.settled += l.done
+		d.mu.Unlock()
+		return nil
+	})
 }
 
 // errStale ends a pass whose rest has to be read anew.
@@ -170,16 +224,15 @@ func (d *drain) leave(sku string, err error) {
 	d.stuck[sku] = err
 }
 
-// line settles the claims of one SKU batch by batch, and deletes each batch once it is
-// settled.
+// line settles the claims of one SKU batch by batch.
 func (d *drain) line(ctx, fresh context.Context, l *line) error {
-	for from := 0; from < len(l.claims); {
-		to := min(from+d.backlog.cfg.MaxBatch, len(l.claims))
+	for l.done < len(l.claims) {
+		to := min(l.done+d.backlog.cfg.MaxBatch, len(l.claims))
 		if fresh.Err() != nil {
 			return context.Cause(fresh)
 		}
-		batch := make([]sale.Parked, 0, to-from)
-		for _, p := range l.claims[from:to] {
+		batch := make([]sale.Parked, 0, to-l.done)
+		for _, p := range l.claims[l.done:to] {
 			if p.Claim.SKU != "" {
 				batch = append(batch, p)
 			}
@@ -189,17 +242,8 @@ func (d *drain) line(ctx, fresh context.Context, l *line) error {
 				return err
 			}
 		}
-		ask, cancel := context.WithTimeout(ctx, d.backlog.conn.askTimeout)
-		err := d.stream.Purge(ask, jetstream.WithPurgeSubject(backlogPrefix+l.sku), jetstream.WithPurgeSequence(l.seqs[to-1]+1))
-		cancel()
-		if err != nil {
-			return fmt.Errorf("delete what is settled: %w", err)
-		}
 		d.backlog.drained.Add(float64(len(batch)))
-		d.mu.Lock()
-		d.settled += to - from
-		d.mu.Unlock()
-		from = to
+		l.done = to
 	}
 	return nil
 }

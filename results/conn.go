@@ -61,9 +61,10 @@ type Conn struct {
 	// The constants askTimeout and duplicateWindow, but for tests.
 	askTimeout, duplicates time.Duration
 
-	kept   [2]keptStream // results and backlog
-	up     chan struct{} // holds a token when the streams have to be looked at
-	closed chan struct{} // closed by the client library's last callback
+	replies replies
+	kept    [2]keptStream // results and backlog
+	up      chan struct{} // holds a token when the streams have to be looked at
+	closed  chan struct{} // closed by the client library's last callback
 }
 
 // Connect begins to connect and returns at once; an error means that the
@@ -92,6 +93,10 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	c.nc, c.js = nc, js
+	if err := c.replies.init(nc); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("nats: subscribe to acknowledgements: %w", err)
+	}
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "flashgate_nats_connected", Help: "1 while NATS is connected.",

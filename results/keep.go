@@ -25,12 +25,14 @@ const (
 // so that nobody puts in what nobody else takes out.
 type keptStream struct {
 	state atomic.Pointer[streamState]
+	ways  ways
 }
 
 // streamState is immutable.
 type streamState struct {
-	usable bool
-	notes  []string // what is not as the configuration says, or why it cannot be used
+	usable  bool
+	batches bool     // it takes messages together
+	notes   []string // what is not as the configuration says, or why it cannot be used
 	// What was looked at: a stream that was made then, and differed in that.
 	created time.Time
 	differs []difference
@@ -47,6 +49,12 @@ func (s *streamState) holds(info *jetstream.StreamInfo, differs []difference) bo
 func (k *keptStream) usable() bool {
 	s := k.state.Load()
 	return s != nil && s.usable
+}
+
+// batches reports whether the stream takes messages together.
+func (k *keptStream) batches() bool {
+	s := k.state.Load()
+	return s != nil && s.batches
 }
 
 func (k *keptStream) notes() []string {
@@ -168,6 +176,7 @@ func (c *Conn) keepStream(ctx context.Context, want jetstream.StreamConfig, befo
 // judge says whether a stream that differs so can be used.
 func (c *Conn) judge(ctx context.Context, stream jetstream.Stream, differs []difference, why error) (streamState, error) {
 	s := streamState{usable: true, created: stream.CachedInfo().Created, differs: differs, tried: time.Now()}
+	s.batches = !slices.ContainsFunc(differs, func(d difference) bool { return d.what == oneByOne })
 	for _, d := range differs {
 		note := d.what
 		if why != nil {

@@ -69,6 +69,7 @@ func checkBoth(t *testing.T, c *Conn, usable bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer during(t, b.Run)()
 	if b.Usable() != usable {
 		t.Errorf("the backlog is usable: %v; %v", b.Usable(), c.Details())
 	}

@@ -1,14 +1,10 @@
 package results
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -32,11 +28,12 @@ const (
 	// rows of a burst to the relay, two seconds later; more hold their payloads in memory
 	// while NATS is slow.
 	publisherRows = 20_000
-	// The payloads of the rows that wait may have so many bytes, for the same reasons.
+	// The payloads of these rows may have so many bytes, for the same reasons.
 	publisherBytes = 64 << 20
-	// So many rows may be sent and not acknowledged. Fewer wait for round trips; more let
-	// acknowledgements time out behind a busy server.
-	publisherInFlight = 4_000
+	// So many flights are under way side by side, each with whatever waits, up to
+	// maxTogether rows. Fewer leave the server idle while one is answered; more make them
+	// small, and let acknowledgements time out behind a busy server.
+	publisherFlights = 2
 	// A row that has waited this long to be sent is left to the relay, which publishes
 	// rows that are relayAge old: what waits longer would be sent twice.
 	publisherWait = 1500 * time.Millisecond
@@ -47,26 +44,22 @@ const (
 	publisherDrain = 3 * time.Second
 )
 
-// Publisher sends the first events of orders as soon as they are committed, without
-// waiting for one acknowledgement before the next message. Whatever it cannot get
-// acknowledged is left in the outbox, to the Relay.
+// Publisher sends the first events of orders as soon as they are committed. Whatever it
+// cannot get acknowledged is left in the outbox, to the Relay.
 type Publisher struct {
-	cfg   PublisherConfig
-	conn  *Conn
-	inbox string        // the acknowledgement of row n arrives on inbox + n
-	wake  chan struct{} // holds a token when there is something to do
+	cfg  PublisherConfig
+	conn *Conn
+	wake chan struct{} // holds a token when rows wait
 
 	// The constants above, but for tests.
-	maxRows, maxBytes, maxInFlight int
-	wait, ackTimeout, drain        time.Duration
+	maxRows, maxBytes, maxFlight int
+	wait, ackTimeout, drain      time.Duration
 
-	mu       sync.Mutex
-	closed   bool
-	waiting  []waitingRow
-	bytes    int                 // payloads of the rows in waiting
-	inFlight map[int64]time.Time // when the row was sent
-	queued   map[int64]struct{}  // rows in waiting
-	acked    []int64             // stored, and not yet told
+	mu      sync.Mutex
+	closed  bool
+	waiting []waitingRow
+	bytes   int                // payloads of the rows in held
+	held    map[int64]struct{} // rows that wait or are in flight
 
 	published, dropped prometheus.Counter
 }
@@ -85,10 +78,10 @@ func NewPublisher(cfg PublisherConfig, conn *Conn) (*Publisher, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Publisher{
-		cfg: cfg, conn: conn, inbox: conn.nc.NewInbox() + ".", wake: make(chan struct{}, 1),
-		maxRows: publisherRows, maxBytes: publisherBytes, maxInFlight: publisherInFlight,
+		cfg: cfg, conn: conn, wake: make(chan struct{}, 1),
+		maxRows: publisherRows, maxBytes: publisherBytes, maxFlight: maxTogether,
 		wait: publisherWait, ackTimeout: ackTimeout, drain: publisherDrain,
-		inFlight: make(map[int64]time.Time), queued: make(map[int64]struct{}),
+		held:      make(map[int64]struct{}),
 		published: counter(cfg.Registerer, "flashgate_results_published_total", "Outbox rows acknowledged to the publisher."),
 		dropped:   counter(cfg.Registerer, "flashgate_results_left_to_relay_total", "Outbox rows that the publisher left to the relay."),
 	}, nil
@@ -103,16 +96,16 @@ func (p *Publisher) Publish(rows []sale.OutboxRow) {
 	p.mu.Lock()
 	for i := range rows {
 		row := &rows[i]
-		if row.Kind != sale.KindReserved && row.Kind != sale.KindCouponRedeem {
+		if !comesFirst(row.Kind) {
 			continue
 		}
-		full := len(p.waiting)+len(p.inFlight) >= p.maxRows || p.bytes+len(row.Payload) > p.maxBytes
+		full := len(p.held) >= p.maxRows || p.bytes+len(row.Payload) > p.maxBytes
 		if p.closed || full {
 			left++
 			continue
 		}
 		p.waiting = append(p.waiting, waitingRow{*row, now})
-		p.queued[row.ID] = struct{}{}
+		p.held[row.ID] = struct{}{}
 		p.bytes += len(row.Payload)
 	}
 	p.mu.Unlock()
@@ -120,45 +113,61 @@ func (p *Publisher) Publish(rows []sale.OutboxRow) {
 	p.nudge()
 }
 
+// comesFirst reports whether events of this kind are the first of their orders. Nothing has
+// to be told before them.
+func comesFirst(kind sale.Kind) bool {
+	return kind == sale.KindReserved || kind == sale.KindCouponRedeem
+}
+
 // Holds reports whether the row waits here or is in flight, so that the relay need
 // not publish it a second time.
 func (p *Publisher) Holds(id int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, queued := p.queued[id]
-	_, flying := p.inFlight[id]
-	return queued || flying
+	_, held := p.held[id]
+	return held
 }
 
 // Run publishes until ctx ends, and then what it still has, for a limited time.
 func (p *Publisher) Run(ctx context.Context) error {
-	sub, err := p.conn.nc.Subscribe(p.inbox+"*", p.reply)
-	if err != nil {
-		return fmt.Errorf("subscribe to acknowledgements: %w", err)
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var flights, all sync.WaitGroup
+	for range publisherFlights {
+		flights.Go(func() { p.run(ctx, work) })
 	}
-	defer func() { _ = sub.Unsubscribe() }()
-	tick := time.NewTicker(p.ackTimeout / 8)
-	defer tick.Stop()
-	var deadline <-chan time.Time // set once ctx has ended
-	done := ctx.Done()
-	for {
-		busy := p.step()
-		if deadline != nil && !busy {
-			break
+	idle := make(chan struct{})
+	all.Go(func() { flights.Wait(); close(idle) })
+	defer all.Wait()
+	<-ctx.Done()
+	timer := time.NewTimer(p.drain)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-timer.C:
+		cancel()
+		<-idle
+	}
+	p.close()
+	return nil
+}
+
+// run sends what waits until ctx has ended and nothing waits any more, or work has ended.
+func (p *Publisher) run(ctx, work context.Context) {
+	for work.Err() == nil {
+		rows := p.take(time.Now())
+		if len(rows) > 0 {
+			p.fly(work, rows)
+			continue
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		select {
 		case <-p.wake:
-		case <-tick.C:
-			p.expire()
-		case <-done:
-			timer := time.NewTimer(p.drain)
-			defer timer.Stop()
-			done, deadline = nil, timer.C
-		case <-deadline:
-			return p.close()
+		case <-ctx.Done():
 		}
 	}
-	return p.close()
 }
 
 func (p *Publisher) nudge() {
@@ -168,141 +177,84 @@ func (p *Publisher) nudge() {
 	}
 }
 
-// step tells what has been acknowledged and sends what may be sent; it reports
-// whether anything is still waiting or in flight.
-func (p *Publisher) step() bool {
-	now := time.Now()
+// take removes what one flight carries from the rows that wait. What waited too long is
+// left to the relay.
+func (p *Publisher) take(now time.Time) []sale.OutboxRow {
 	p.mu.Lock()
-	acked := p.acked
-	p.acked = nil
-	n := max(0, min(len(p.waiting), p.maxInFlight-len(p.inFlight)))
-	batch := slices.Clone(p.waiting[:n])
+	defer p.mu.Unlock()
+	var rows []sale.OutboxRow
+	n, bytes, late := 0, 0, 0
+	for ; n < len(p.waiting) && len(rows) < p.maxFlight && bytes <= maxTogetherBytes; n++ {
+		w := &p.waiting[n]
+		if now.Sub(w.since) > p.wait {
+			late++
+			p.release(&w.row)
+			continue
+		}
+		rows = append(rows, w.row)
+		bytes += len(w.row.Payload)
+	}
 	p.waiting = slices.Delete(p.waiting, 0, n)
-	for i := range batch {
-		delete(p.queued, batch[i].row.ID)
-		p.bytes -= len(batch[i].row.Payload)
-		p.inFlight[batch[i].row.ID] = now
+	if len(p.waiting) > 0 {
+		p.nudge() // for the next flight
+	}
+	p.dropped.Add(float64(late))
+	return rows
+}
+
+// release forgets a row. The lock is held.
+func (p *Publisher) release(row *sale.OutboxRow) {
+	if _, held := p.held[row.ID]; held {
+		delete(p.held, row.ID)
+		p.bytes -= len(row.Payload)
+	}
+}
+
+// fly sends the rows and tells which of them are acknowledged.
+func (p *Publisher) fly(ctx context.Context, rows []sale.OutboxRow) {
+	msgs := make([]*nats.Msg, len(rows))
+	for i := range rows {
+		msgs[i] = message(&rows[i])
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.ackTimeout)
+	defer cancel()
+	errs := p.conn.publish(ctx, keptResults, msgs, 1, p.ackTimeout)
+	acked := make([]int64, 0, len(rows))
+	var failed error
+	for i, err := range errs {
+		if err == nil {
+			acked = append(acked, rows[i].ID)
+		} else {
+			failed = err
+		}
+	}
+	p.mu.Lock()
+	for i := range rows {
+		p.release(&rows[i])
 	}
 	p.mu.Unlock()
+	if left := len(rows) - len(acked); left > 0 {
+		p.dropped.Add(float64(left))
+		p.cfg.Log.Debug("outbox rows are left to the relay", "rows", left, "err", failed)
+	}
 	if len(acked) > 0 {
 		p.published.Add(float64(len(acked)))
 		p.cfg.Acked(acked)
 	}
-	for i := range batch {
-		row := &batch[i].row
-		err := errTooLate
-		if now.Sub(batch[i].since) <= p.wait {
-			err = p.send(row)
-		}
-		if err != nil {
-			p.leave(row.ID, err)
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.waiting)+len(p.inFlight)+len(p.acked) > 0
-}
-
-var errTooLate = errors.New("it waited too long to be sent")
-
-func (p *Publisher) send(row *sale.OutboxRow) error {
-	msg := message(row)
-	msg.Reply = p.inbox + strconv.FormatInt(row.ID, 10)
-	return p.conn.nc.PublishMsg(msg)
-}
-
-// leave gives a row up: it stays in the outbox until the relay comes to it.
-func (p *Publisher) leave(id int64, why error) {
-	p.mu.Lock()
-	_, had := p.inFlight[id]
-	delete(p.inFlight, id)
-	p.mu.Unlock()
-	if had {
-		p.dropped.Inc()
-		p.cfg.Log.Debug("an outbox row is left to the relay", "id", id, "err", why)
-	}
-}
-
-// expire gives up the rows whose acknowledgement is overdue.
-func (p *Publisher) expire() {
-	limit := time.Now().Add(-p.ackTimeout)
-	var late []int64
-	p.mu.Lock()
-	for id, sent := range p.inFlight {
-		if sent.Before(limit) {
-			late = append(late, id)
-		}
-	}
-	p.mu.Unlock()
-	for _, id := range late {
-		p.leave(id, errNoAck)
-	}
-}
-
-var errNoAck = errors.New("no acknowledgement in time")
-
-// reply runs on the client library's goroutine for each acknowledgement. One that
-// comes after its row was given up still proves that the row is stored.
-func (p *Publisher) reply(msg *nats.Msg) {
-	id, err := strconv.ParseInt(msg.Subject[len(p.inbox):], 10, 64)
-	if err != nil {
-		return
-	}
-	if err := ackError(msg); err != nil {
-		p.leave(id, err)
-		return
-	}
-	p.mu.Lock()
-	delete(p.inFlight, id)
-	p.acked = append(p.acked, id)
-	p.mu.Unlock()
-	p.nudge()
-}
-
-// ackError is nil when the reply says that the message is stored (now or before).
-func ackError(msg *nats.Msg) error {
-	if bytes.HasPrefix(msg.Data, []byte(`{"stream":"`)) {
-		return nil
-	}
-	if len(msg.Data) == 0 {
-		return fmt.Errorf("no stream takes the message (status %q)", msg.Header.Get("Status"))
-	}
-	var ack struct {
-		Stream string `json:"stream"`
-		Error  *struct {
-			Description string `json:"description"`
-		} `json:"error"`
-	}
-	if err := json.Unmarshal(msg.Data, &ack); err != nil {
-		return fmt.Errorf("read an acknowledgement: %w", err)
-	}
-	if ack.Error != nil {
-		return fmt.Errorf("the stream refused: %s", ack.Error.Description)
-	}
-	if ack.Stream == "" {
-		return errors.New("the acknowledgement names no stream")
-	}
-	return nil
 }
 
 // close refuses further rows and leaves the rest to the relay.
-func (p *Publisher) close() error {
+func (p *Publisher) close() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.closed = true
-	left := len(p.waiting) + len(p.inFlight)
-	acked := p.acked
-	p.waiting, p.acked, p.bytes = nil, nil, 0
-	clear(p.inFlight)
-	clear(p.queued)
-	p.mu.Unlock()
-	if len(acked) > 0 {
-		p.cfg.Acked(acked)
-	}
+	left := len(p.waiting)
+	p.waiting, p.bytes = nil, 0
+	clear(p.held)
 	if left > 0 {
 		p.dropped.Add(float64(left))
 		p.cfg.Log.Warn("outbox rows are left to another gateway's relay", "rows", left)
 	}
-	return nil
 }
 
 // gauge makes a gauge and registers it where there is somebody to ask for it.

@@ -102,7 +102,7 @@ const (
 	// readPage. The first of the results is small, since a message may be as large as the
 	// server takes.
 	firstPage = 16
-	readPage  = 2048
+	readPage  = 4096
 	pageBytes = 4 << 20
 )
 

@@ -2,7 +2,6 @@ package results
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,14 +13,14 @@ import (
 	"flashgate/sale"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Outbox is what the relay needs of the ledger.
 type Outbox interface {
 	// PendingOutbox returns up to limit rows in row order, with ids above afterID, but none
-	// of the SKUs in except, up to the first that is not older than olderThan.
+	// of the SKUs in except, up to the first that is not older than olderThan; fewer where
+	// their payloads are large, but none only where there is none.
 	PendingOutbox(ctx context.Context, olderThan time.Duration, afterID int64, limit int, except []string) ([]sale.OutboxRow, error)
 	// Acked deletes the rows, soon; it does not block.
 	Acked(ids []int64)
@@ -41,9 +40,9 @@ const (
 	// Younger rows are left to the publishers. Earlier publishes twice what they have in
 	// flight; later delays every state after the first.
 	relayAge = 2 * time.Second
-	// So many rows are in memory at a time: their payloads can have a megabyte each.
-	relayPage = 128
-	// So many SKUs are published side by side.
+	// So many rows are read at a time; the outbox bounds what they say in bytes.
+	relayPage = maxTogether
+	// So many SKUs are published side by side, where they are not published together.
 	relayWorkers = 16
 )
 
@@ -106,16 +105,21 @@ func (r *Relay) Pass(ctx context.Context) error {
 		}
 	}
 	p := pass{relay: r, stuck: make(map[string]struct{}), faults: make(map[string]*fault)}
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
+	next := p.read(ctx, &ahead, 0)
 	var failed error
-	for after, bad := int64(0), 0; ; {
-		rows, err := r.outbox.PendingOutbox(ctx, r.age, after, r.page, slices.Sorted(maps.Keys(p.stuck)))
-		if err != nil {
-			return fmt.Errorf("relay: read the outbox: %w", err)
+	for bad := 0; ; {
+		read := <-next
+		if read.err != nil {
+			return fmt.Errorf("relay: read the outbox: %w", read.err)
 		}
-		if len(rows) > 0 {
-			after = rows[len(rows)-1].ID
+		last := len(read.rows) == 0
+		if !last {
+			// The next page is read while this one is published.
+			next = p.read(ctx, &ahead, read.rows[len(read.rows)-1].ID)
 		}
-		acked, err := p.page(ctx, rows)
+		acked, err := p.page(ctx, read.rows)
 		if len(acked) > 0 {
 			r.published.Add(float64(len(acked)))
 			r.outbox.Acked(acked)
@@ -123,7 +127,6 @@ func (r *Relay) Pass(ctx context.Context) error {
 		} else if err != nil {
 			bad, failed = bad+1, err
 		}
-		last := len(rows) < r.page
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -133,6 +136,24 @@ func (r *Relay) Pass(ctx context.Context) error {
 			return p.end()
 		}
 	}
+}
+
+// outboxPage is what a read of the outbox found.
+type outboxPage struct {
+	rows []sale.OutboxRow
+	err  error
+}
+
+// read begins to read the page after a row, without the SKUs that are stuck by now. What it
+// reads of SKUs that get stuck meanwhile, page leaves out.
+func (p *pass) read(ctx context.Context, wg *sync.WaitGroup, after int64) <-chan outboxPage {
+	except := slices.Sorted(maps.Keys(p.stuck))
+	out := make(chan outboxPage, 1)
+	wg.Go(func() {
+		rows, err := p.relay.outbox.PendingOutbox(ctx, p.relay.age, after, p.relay.page, except)
+		out <- outboxPage{rows, err}
+	})
+	return out
 }
 
 // end says which SKUs have a row at fault.
@@ -160,34 +181,87 @@ type pass struct {
 	faults map[string]*fault
 }
 
-// fault is why a row cannot be published, whatever NATS does.
-type fault struct {
-	id  int64
-	err error
-}
-
-func (f *fault) Error() string { return fmt.Sprintf("row %d: %v", f.id, f.err) }
-func (f *fault) Unwrap() error { return f.err }
-
-// faultOf returns the row's own fault, or nil where NATS may be what failed.
-func faultOf(row *sale.OutboxRow, err error) *fault {
-	var answer *jetstream.APIError
-	tooLarge := errors.As(err, &answer) && answer.ErrorCode == messageTooLarge
-	if tooLarge || errors.Is(err, errUnreadable) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, nats.ErrMaxPayload) {
-		return &fault{row.ID, err}
-	}
-	return nil
-}
-
-// errUnreadable says that an outbox row holds no events.
-var errUnreadable = errors.New("its events cannot be read")
-
-// messageTooLarge is how a stream refuses a message for its size.
-const messageTooLarge jetstream.ErrorCode = 10054
-
-// page publishes one page, its SKUs side by side. It returns the ids of the rows that
-// are acknowledged, and one of the errors when there were some that are not a row's own.
+// page publishes one page. It returns the ids of the rows that are acknowledged, and one of
+// the errors when there were some that are not a row's own.
 func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error) {
+	chains := p.chains(rows)
+	acked, err := p.together(ctx, chains)
+	if err != nil {
+		for _, chain := range chains {
+			p.stuck[chain[0].SKU] = struct{}{}
+		}
+	} else {
+		var more []int64
+		more, err = p.sideBySide(ctx, without(chains, acked))
+		acked = append(acked, more...)
+	}
+	now := time.Now()
+	for _, id := range acked {
+		p.relay.settled[id] = now
+	}
+	return acked, err
+}
+
+// together publishes what it can of the chains in batches, each of which the stream stores
+// whole and in order, or not at all. It ends where one is refused: which message was the
+// cause is found out one by one. An error means that it is not known whether one is stored.
+func (p *pass) together(ctx context.Context, chains [][]*sale.OutboxRow) (acked []int64, err error) {
+	var msgs []*nats.Msg
+	var last []int64 // parallel to msgs: the row that is complete with this message, or 0
+	for _, chain := range chains {
+		for _, row := range chain {
+			parts, err := p.relay.messages(row)
+			if _, blamed := p.relay.blamed[row.ID]; blamed || err != nil || p.relay.cfg.Holds(row.ID) {
+				break
+			}
+			msgs = append(msgs, parts...)
+			last = append(last, make([]int64, len(parts))...)
+			last[len(last)-1] = row.ID
+		}
+	}
+	for kept := &p.relay.conn.kept[keptResults]; len(msgs) > 0; {
+		n := flightSize(msgs)
+		if !kept.batches() || !kept.ways.allowed(n, time.Now()) {
+			break
+		}
+		err := p.relay.conn.batch(ctx, keptResults, msgs[:n], p.relay.ackTimeout)
+		if errors.Is(err, errUnanswered) {
+			return acked, err
+		}
+		if err != nil {
+			break
+		}
+		for _, id := range last[:n] {
+			if id != 0 {
+				acked = append(acked, id)
+			}
+		}
+		msgs, last = msgs[n:], last[n:]
+	}
+	return acked, nil
+}
+
+// without is the chains without the rows that are acknowledged.
+func without(chains [][]*sale.OutboxRow, acked []int64) [][]*sale.OutboxRow {
+	done := make(map[int64]struct{}, len(acked))
+	for _, id := range acked {
+		done[id] = struct{}{}
+	}
+	var left [][]*sale.OutboxRow
+	for _, chain := range chains {
+		for len(chain) > 0 {
+			if _, ok := done[chain[0].ID]; !ok {
+				left = append(left, chain)
+				break
+			}
+			chain = chain[1:]
+		}
+	}
+	return left
+}
+
+// sideBySide publishes several SKUs at a time, each row by row.
+func (p *pass) sideBySide(ctx context.Context, chains [][]*sale.OutboxRow) ([]int64, error) {
 	var (
 		mu     sync.Mutex // guards what the workers report
 		acked  []int64
@@ -203,7 +277,6 @@ func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error)
 	}
 	var wg sync.WaitGroup
 	places := make(chan struct{}, p.relay.workers)
-	chains := p.chains(rows)
 	for i, chain := range chains {
 		// A worker gives its place back within its acknowledgement timeout, or at once
 		// when ctx ends.
@@ -238,10 +311,6 @@ func (p *pass) page(ctx context.Context, rows []sale.OutboxRow) ([]int64, error)
 	for _, sku := range stuck {
 		p.stuck[sku] = struct{}{}
 	}
-	now := time.Now()
-	for _, id := range acked {
-		p.relay.settled[id] = now
-	}
 	return acked, failed
 }
 
@@ -268,96 +337,78 @@ func (p *pass) chains(rows []sale.OutboxRow) [][]*sale.OutboxRow {
 	return chains
 }
 
-// chain publishes the rows of one SKU one after the other, and stops at the first
-// that fails or that the publisher holds.
+// chain publishes the rows of one SKU, each after the acknowledgement of the one before, and
+// stops at the first that fails or that the publisher holds. Rows of what comes first of
+// their orders need no order among themselves: neighbours of that kind go side by side.
 func (r *Relay) chain(ctx context.Context, rows []*sale.OutboxRow) (acked []int64, held bool, err error) {
-	for _, row := range rows {
-		if r.cfg.Holds(row.ID) {
+	for len(rows) > 0 {
+		n := 0
+		for n < len(rows) && n < r.page && (n == 0 || comesFirst(rows[n-1].Kind) && comesFirst(rows[n].Kind)) && !r.cfg.Holds(rows[n].ID) {
+			n++
+		}
+		if n == 0 {
 			return acked, true, nil
 		}
-		if err := r.publish(ctx, row); err != nil {
-			r.failed.Inc()
-			if _, known := r.blamed[row.ID]; !known {
-				r.cfg.Log.Warn("an outbox row could not be published", "id", row.ID, "sku", row.SKU, "kind", string(row.Kind), "err", err)
+		for i, why := range r.publish(ctx, rows[:n]) {
+			if why == nil {
+				acked = append(acked, rows[i].ID)
+				continue
 			}
-			if own := faultOf(row, err); own != nil {
+			r.failed.Inc()
+			if _, known := r.blamed[rows[i].ID]; !known {
+				r.cfg.Log.Warn("an outbox row could not be published", "id", rows[i].ID, "sku", rows[i].SKU, "kind", string(rows[i].Kind), "err", why)
+			}
+			if err == nil {
+				err = why
+			}
+			if own := faultOf(rows[i], why); own != nil {
 				err = own
 			}
+		}
+		if err != nil {
 			return acked, false, err
 		}
-		acked = append(acked, row.ID)
+		rows = rows[n:]
 	}
 	return acked, false, nil
 }
 
-// publish sends one row and waits until it is stored.
-func (r *Relay) publish(ctx context.Context, row *sale.OutboxRow) error {
+// messages are the messages that the row becomes.
+func (r *Relay) messages(row *sale.OutboxRow) ([]*nats.Msg, error) {
 	if row.Damage != nil {
-		return fmt.Errorf("%w: %w", errUnreadable, row.Damage)
+		return nil, fmt.Errorf("%w: %w", errUnreadable, row.Damage)
 	}
 	msgs, err := split(message(row), r.conn.nc.MaxPayload())
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUnreadable, err)
-	}
-	for _, msg := range msgs {
-		// A missing stream is not waited for: the next pass comes soon.
-		ctx, cancel := context.WithTimeout(ctx, r.ackTimeout)
-		_, err := r.conn.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
-		cancel()
-		switch {
-		case refused(err):
-			return fmt.Errorf("%w: %w", sale.ErrPartly, err)
-		case err != nil:
-			return err
-		}
-	}
-	return nil
-}
-
-// refused reports whether a message was answered with a no, or is none that could be
-// sent: another gateway would get no further with it.
-func refused(err error) bool {
-	var answer *jetstream.APIError
-	return errors.As(err, &answer) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, nats.ErrMaxPayload)
-}
-
-// headerRoom is what subject and headers take of a message's size, generously.
-const headerRoom = 1024
-
-// split cuts a batch that is larger than the server takes into several messages,
-// whose ids follow from the row's.
-func split(msg *nats.Msg, maxPayload int64) ([]*nats.Msg, error) {
-	limit := int(maxPayload) - headerRoom
-	if len(msg.Data) <= limit || maxPayload <= 0 {
-		return []*nats.Msg{msg}, nil
-	}
-	var events []json.RawMessage
-	if err := json.Unmarshal(msg.Data, &events); err != nil {
-		return nil, fmt.Errorf("split a batch of events: %w", err)
-	}
-	var msgs []*nats.Msg
-	flush := func(data []byte) {
-		part := &nats.Msg{Subject: msg.Subject, Data: append(data, ']'), Header: nats.Header{
-			nats.MsgIdHdr:  []string{fmt.Sprintf("%s-%d", msg.Header.Get(nats.MsgIdHdr), len(msgs))},
-			"Content-Type": contentTypeHeader,
-		}}
-		msgs = append(msgs, part)
-	}
-	var data []byte
-	for _, e := range events {
-		if len(data) > 0 && len(data)+len(e)+2 > limit {
-			flush(data)
-			data = nil
-		}
-		if len(data) == 0 {
-			data = append(data, '[')
-		} else {
-			data = append(data, ',')
-		}
-		data = append(data, e...)
-	}
-	if len(data) > 0 {
-		flush(data)
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	return msgs, nil
+}
+
+// publish sends the rows side by side and waits until they are stored; each has an error
+// that says why it is not. What comes behind one that cannot be read is not sent.
+func (r *Relay) publish(ctx context.Context, rows []*sale.OutboxRow) []error {
+	errs := make([]error, 0, len(rows))
+	var msgs []*nats.Msg
+	var of []int
+	for i, row := range rows {
+		parts, err := r.messages(row)
+		errs = append(errs, err)
+		if err != nil {
+			break
+		}
+		for _, part := range parts {
+			msgs, of = append(msgs, part), append(of, i)
+		}
+	}
+	// A missing stream is not waited for: the next pass comes soon.
+	for k, err := range r.conn.fly(ctx, keptResults, msgs, false, 1, r.ackTimeout) {
+		if refused(err) {
+			err = fmt.Errorf("%w: %w", sale.ErrPartly, err)
+		}
+		if errs[of[k]] == nil {
+			errs[of[k]] = err
+		}
+	}
+	return errs
 }

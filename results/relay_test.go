@@ -64,6 +64,67 @@ func TestRelayKeepsTheOrderOfRows(t *testing.T) {
 	}
 }
 
+// TestRelayPublishesTogether: a page goes in batches, in order; one row that the stream
+// refuses, one that cannot be read and one that is there already hold up only their SKUs.
+func TestRelayPublishesTogether(t *testing.T) {
+	o := newOutbox()
+	r, c := relayed(t, o, RelayConfig{})
+	r.page = 300
+	s, err := c.js.Stream(patient(t), resultsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := s.CachedInfo().Config
+	limited.MaxMsgSize = 5000
+	if _, err := c.js.UpdateStream(patient(t), limited); err != nil {
+		t.Fatal(err)
+	}
+	write := func(from, to int) (states int) {
+		for i := from; i < to; i++ {
+			order := sold("sku"+strconv.Itoa(i%9), "u"+strconv.Itoa(i), 1)
+			for v, s := range []sale.Status{sale.StatusReserved, sale.StatusExpired, sale.StatusPaid} {
+				order.Status, order.Version = s, int64(v+1)
+				o.commit(sale.Kind(resultsPrefix+s.String()), order)
+				states++
+			}
+		}
+		return states
+	}
+	states := write(0, 200)
+	if err := r.Pass(t.Context()); err != nil || o.pending() != 0 {
+		t.Fatalf("%d rows left, %v", o.pending(), err)
+	}
+	if _, batched := storedData(t, c); batched < states*9/10 {
+		t.Errorf("%d of %d messages went together", batched, states)
+	}
+	states += write(200, 400)
+	again := o.rows[99] // the first of an order
+	if _, err := c.js.PublishMsg(patient(t), message(&again)); err != nil {
+		t.Fatal(err)
+	}
+	o.rows[200].Payload, o.rows[200].Damage = nil, errors.New("damaged")
+	large := make([]sale.Order, 20)
+	for i := range large {
+		large[i] = sold("large", "u"+strconv.Itoa(i), 1)
+	}
+	o.commit(sale.KindReserved, large...)
+	for range 2 {
+		if err := r.Pass(t.Context()); !errors.Is(err, sale.ErrPartly) {
+			t.Errorf("%v", err)
+		}
+	}
+	damaged := o.rows[0].SKU
+	for _, row := range o.rows {
+		if row.SKU != damaged && row.SKU != "large" {
+			t.Errorf("a row of %s is left", row.SKU)
+		}
+	}
+	all := readAll(t, c)
+	if got := checkOrder(t, all); got != states-(o.pending()-1) {
+		t.Errorf("%d states are told, %d of %d are left", got, o.pending()-1, states)
+	}
+}
+
 // TestRelayGoesOnPastFailingSKUs: rows that nobody can publish, pages full of them, hold
 // up their SKUs and no other, in every pass.
 func TestRelayGoesOnPastFailingSKUs(t *testing.T) {

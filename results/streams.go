@@ -54,6 +54,8 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			Retention:  jetstream.LimitsPolicy,
 			MaxAge:     cfg.MaxAge,
 			Duplicates: c.duplicates,
+
+			AllowAtomicPublish: true,
 		},
 		{
 			Name:        backlogStream,
@@ -67,6 +69,8 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			Discard:    jetstream.DiscardNew,
 			MaxMsgs:    cfg.BacklogCapacity,
 			Duplicates: c.duplicates,
+
+			AllowAtomicPublish: true,
 		},
 	}
 }
@@ -77,6 +81,9 @@ type difference struct {
 	fatal bool // as long as it is so, the stream cannot be used
 	mend  func(*jetstream.StreamConfig)
 }
+
+// oneByOne is what keeps a stream from taking messages together.
+const oneByOne = "it takes messages one by one only"
 
 // differences compares only what the configuration speaks of: placement, size and the
 // like are for operators to set. What could lose a parked claim is fatal.
@@ -101,6 +108,8 @@ func differences(have, want *jetstream.StreamConfig) []difference {
 		"it has %d replicas, not %d", have.Replicas, want.Replicas)
 	add(have.Duplicates < want.Duplicates, false, func(c *jetstream.StreamConfig) { c.Duplicates = want.Duplicates },
 		"it knows repeats for %v, not for %v", have.Duplicates, want.Duplicates)
+	add(!have.AllowAtomicPublish, false, func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = true },
+		oneByOne)
 	add(have.MaxAge != want.MaxAge, parked, func(c *jetstream.StreamConfig) { c.MaxAge = want.MaxAge },
 		"it keeps messages for %v, not for %v (0s is for ever)", have.MaxAge, want.MaxAge)
 	if parked {

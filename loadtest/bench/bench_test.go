@@ -54,8 +54,9 @@ type rig struct {
 	bareURL string
 }
 
-func newRig(t *testing.T) *rig {
-	r := &rig{t: t, maria: testenv.OwnMariaDB(t), nats: testenv.NATS(t), redis: testenv.Redis(t)}
+// newRig starts an installation; natsArgs are further arguments of the NATS server.
+func newRig(t *testing.T, natsArgs ...string) *rig {
+	r := &rig{t: t, maria: testenv.OwnMariaDB(t), nats: testenv.NATS(t, natsArgs...), redis: testenv.Redis(t)}
 	bin := filepath.Join(t.TempDir(), "flashgate")
 	bare := filepath.Join(t.TempDir(), "bare")
 	for path, pkg := range map[string]string{bin: "flashgate", bare: "flashgate/loadtest/bare"} {
@@ -104,6 +105,13 @@ func (r *rig) startGateway(name string) (p *testenv.Process, url, admin string) 
 		fmt.Sprintf("FLASHGATE_SERVER__LISTEN=127.0.0.1:%d", port), fmt.Sprintf("FLASHGATE_ADMIN__LISTEN=127.0.0.1:%d", adminPort))})
 	answers(r.t, url+"/readyz")
 	return p, url, admin
+}
+
+// stop ends the installation before the test does, so that it takes nothing from the next.
+func (r *rig) stop() {
+	for _, p := range []*testenv.Process{r.gateway, r.bare, r.nats.Process, r.redis.Process, r.maria.Process} {
+		p.Kill()
+	}
 }
 
 func answers(t *testing.T, url string) {
