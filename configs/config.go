@@ -186,6 +186,11 @@ type NATS struct {
 	// URL is nats://host:4222, several separated by commas. Empty in dev: an embedded
 	// server.
 	URL string `yaml:"url" secret:"url"`
+	// MonitorURL is the http address of each server's monitoring port: the gateway reads there whether the server syncs what it acknowledges
+	// (sync_interval: always). Empty: it cannot know, and says so.
+	MonitorURL []string `yaml:"monitor_url"`
+	// RequireSync refuses to start where a server says there that it does not.
+	RequireSync bool `yaml:"require_sync"`
 	// Replicas of each stream: 1 on one machine, 3 in production. Too low: a lost disk
 	// loses what was published and parked. Too high: each publish waits for more
 	// servers; more than the cluster has servers is refused by it.
@@ -346,7 +351,7 @@ func Default(mode Mode) Config {
 		Auth:     Auth{Mode: "jwt", JWT: JWT{Leeway: 30 * time.Second}},
 		Redis:    Redis{DialTimeout: 500 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, PoolSize: 16},
 		Ledger:   Ledger{Driver: "mysql", MaxGroup: 1024, Committers: 2, CatalogSize: 100_000},
-		NATS:     NATS{Replicas: 1, ResultsMaxAge: 7 * 24 * time.Hour},
+		NATS:     NATS{Replicas: 1, MonitorURL: []string{}, ResultsMaxAge: 7 * 24 * time.Hour},
 		Queue:    Queue{Capacity: 20_000, MaxBatch: 512, Inflight: 2, MaxAge: 8 * time.Second, Linger: 250 * time.Millisecond},
 		Fallback: Fallback{Burst: 1000},
 		Breaker:  Breakers{Redis: breaker, Ledger: breaker, NATS: breaker},

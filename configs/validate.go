@@ -241,6 +241,15 @@ func (v *validator) nats(n *NATS) {
 			break
 		}
 	}
+	for _, s := range n.MonitorURL {
+		if u, err := url.Parse(s); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			v.refuse("nats.monitor_url", "must be http://host:8222 (or https)")
+			break
+		}
+	}
+	if n.RequireSync && len(n.MonitorURL) == 0 {
+		v.refuse("nats.require_sync", "needs nats.monitor_url: a client is not told whether a server syncs")
+	}
 	if !slices.Contains([]int{1, 3, 5}, n.Replicas) {
 		v.refuse("nats.replicas", "must be 1, 3 or 5, not %d: an even number survives no more than one less", n.Replicas)
 	}

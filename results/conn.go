@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +24,11 @@ type Config struct {
 	CredsFile string
 	// Name is shown in the server's list of connections.
 	Name string
+	// Monitors are the http addresses of the servers' monitoring ports, of which Run learns
+	// whether they sync what they acknowledge. Where one says at the start that it does not,
+	// and RequireSync is set, Run ends with an error.
+	Monitors    []string
+	RequireSync bool
 
 	// Streams is how Run keeps the streams. Commands, which do not call Run, leave them to
 	// the gateways, and only compare.
@@ -62,6 +69,7 @@ type Conn struct {
 	askTimeout, duplicates time.Duration
 
 	replies replies
+	syncing atomic.Pointer[syncing]
 	kept    [2]keptStream // results and backlog
 	up      chan struct{} // holds a token when the streams have to be looked at
 	closed  chan struct{} // closed by the client library's last callback
@@ -106,6 +114,17 @@ func Connect(cfg Config) (*Conn, error) {
 			}
 			return 0
 		}))
+		for i, stream := range c.streams() {
+			cfg.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "flashgate_nats_stream_full", Help: "1 while a stream takes nothing more, as this gateway last heard.",
+				ConstLabels: prometheus.Labels{"stream": stream.Name},
+			}, func() float64 {
+				if c.kept[i].full.Load() != nil {
+					return 1
+				}
+				return 0
+			}))
+		}
 	}
 	return c, nil
 }
@@ -152,12 +171,27 @@ func (c *Conn) options() []nats.Option {
 // about (a server may have come back without its store), and every few seconds, until ctx
 // ends.
 func (c *Conn) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var err error
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		if err = c.watchSyncing(ctx); err != nil {
+			cancel()
+		}
+	})
+	c.keepAll(ctx)
+	watch.Wait()
+	return err
+}
+
+func (c *Conn) keepAll(ctx context.Context) {
 	timer := time.NewTimer(keepEvery)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-c.up:
 		case <-timer.C:
 		}

@@ -52,7 +52,7 @@ func flightSize(msgs []*nats.Msg) int {
 // come to it through a channel.
 type flight struct {
 	conn   *Conn
-	stream *keptStream
+	stream int // its place in Conn.kept
 	msgs   []*nats.Msg
 	// errs is nil where a message is stored, now or before. errUnanswered may be stored, any
 	// other error certainly is not.
@@ -89,7 +89,7 @@ func (c *Conn) publish(ctx context.Context, stream int, msgs []*nats.Msg, sends 
 // again are sent once more, sends times in all.
 func (c *Conn) fly(ctx context.Context, stream int, msgs []*nats.Msg, together bool, sends int, again time.Duration) []error {
 	f := &flight{
-		conn: c, stream: &c.kept[stream], msgs: msgs,
+		conn: c, stream: stream, msgs: msgs,
 		errs: make([]error, len(msgs)), done: make([]bool, len(msgs)), open: len(msgs),
 		replies: make(chan *nats.Msg, sends*len(msgs)+1),
 	}
@@ -112,7 +112,7 @@ func (c *Conn) fly(ctx context.Context, stream int, msgs []*nats.Msg, together b
 // errUnanswered may have stored them; any other error certainly has not.
 func (c *Conn) batch(ctx context.Context, stream int, msgs []*nats.Msg, patience time.Duration) error {
 	f := &flight{
-		conn: c, stream: &c.kept[stream], msgs: msgs,
+		conn: c, stream: stream, msgs: msgs,
 		errs: make([]error, len(msgs)), done: make([]bool, len(msgs)), open: len(msgs), replies: make(chan *nats.Msg, 1),
 	}
 	c.replies.enter(f)
@@ -144,7 +144,8 @@ func (f *flight) together(ctx context.Context, patience time.Duration) error {
 	select {
 	case msg := <-f.replies:
 		err := batchError(msg, len(f.msgs))
-		f.stream.ways.answered(err)
+		f.conn.kept[f.stream].ways.answered(err)
+		f.conn.answered(f.stream, err)
 		if err == nil {
 			f.settle(nil)
 		}
@@ -220,7 +221,9 @@ func (f *flight) answered(msg *nats.Msg) {
 	if err != nil || i < 0 || i >= len(f.msgs) {
 		return
 	}
-	if err = ackError(msg); err != nil && f.sends > 1 {
+	err = ackError(msg)
+	f.conn.answered(f.stream, err)
+	if err != nil && f.sends > 1 {
 		err = fmt.Errorf("%w: sent again, and then: %w", errUnanswered, err)
 	}
 	f.end(i, err)

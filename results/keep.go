@@ -26,6 +26,8 @@ const (
 type keptStream struct {
 	state atomic.Pointer[streamState]
 	ways  ways
+	// full is why the stream takes nothing more, as it last said.
+	full atomic.Pointer[jetstream.APIError]
 }
 
 // streamState is immutable.
@@ -64,6 +66,36 @@ func (k *keptStream) notes() []string {
 	return []string{"it was not looked at yet"}
 }
 
+// The server's errors for a message that there is no room for: of a stream's own limits,
+// and of those of an account or a server.
+var fullCodes = []jetstream.ErrorCode{codeStoreFailed, 10002, 10023, 10047}
+
+// answered notes whether the stream has room, by its answer to a message. It reports
+// whether that is news.
+func (k *keptStream) answered(err error) bool {
+	var answer *jetstream.APIError
+	switch {
+	case err == nil && k.full.Load() != nil:
+		return k.full.Swap(nil) != nil
+	case errors.As(err, &answer) && slices.Contains(fullCodes, answer.ErrorCode):
+		return k.full.Swap(answer) == nil
+	}
+	return false
+}
+
+// answered notes what a stream answered to a message.
+func (c *Conn) answered(stream int, err error) {
+	if !c.kept[stream].answered(err) {
+		return
+	}
+	name := c.streams()[stream].Name
+	if err != nil {
+		c.cfg.Log.Error("a stream is full: make room in it, or raise its limits", "stream", name, "err", err)
+	} else {
+		c.cfg.Log.Info("a stream has room again", "stream", name)
+	}
+}
+
 // Details says, a line each, what is not as it should be with the streams.
 func (c *Conn) Details() []string {
 	var out []string
@@ -72,8 +104,11 @@ func (c *Conn) Details() []string {
 		for _, note := range k.notes() {
 			out = append(out, detail(want.Name, note, k.usable()))
 		}
+		if full := k.full.Load(); full != nil {
+			out = append(out, detail(want.Name, "is full: "+full.Description, true))
+		}
 	}
-	return out
+	return append(out, c.syncing.Load().notes()...)
 }
 
 func detail(stream, note string, usable bool) string {

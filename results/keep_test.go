@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -310,5 +311,73 @@ func TestALookAtStreamsThatAreAsTheyWere(t *testing.T) {
 		if now := c.kept[i].state.Load(); !now.created.Equal(s.created) || !now.usable {
 			t.Errorf("stream %d: %+v, was %+v", i, now, s)
 		}
+	}
+}
+
+// A stream that an operator limited, and that is full, loses nothing: events wait in the
+// outbox and claims are refused, it is said, and both go on once there is room.
+func TestFullStreams(t *testing.T) {
+	c := connected(t, Config{Embedded: embedded(t)})
+	limit := func(bytes int64) {
+		t.Helper()
+		for _, name := range []string{resultsStream, backlogStream} {
+			s, err := c.js.Stream(patient(t), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := s.CachedInfo().Config
+			cfg.MaxBytes, cfg.Discard = bytes, jetstream.DiscardNew
+			if _, err := c.js.UpdateStream(patient(t), cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	limit(50_000)
+	o := newOutbox()
+	r := newRelay(t, c, o, RelayConfig{})
+	states := 0
+	for i := range 300 {
+		order := sold("sku"+strconv.Itoa(i%9), "u"+strconv.Itoa(i), 1)
+		for v, s := range []sale.Status{sale.StatusReserved, sale.StatusExpired} {
+			order.Status, order.Version = s, int64(v+1)
+			o.commit(sale.Kind(resultsPrefix+s.String()), order)
+			states++
+		}
+	}
+	for pass := range 3 { // the first fills it
+		if err := r.Pass(t.Context()); pass > 0 && !errors.Is(err, sale.ErrPartly) {
+			t.Fatalf("a pass into a full stream: %v", err)
+		}
+	}
+	if n := o.pending(); n < 300 {
+		t.Errorf("%d rows are left of 600", n)
+	}
+	b := newBacklog(t, c, BacklogConfig{})
+	parked := 0
+	for _, err := range park(t, b, "shoe", wishes("shoe", 0, 300)) {
+		if err == nil {
+			parked++
+		} else if !errors.Is(err, sale.ErrQueueFull) {
+			t.Errorf("parked: %v", err)
+		}
+	}
+	if !says(c, resultsStream, "is full") || !says(c, backlogStream, "is full") || parked == 0 || parked == 300 {
+		t.Errorf("%d claims are parked, and said is %q", parked, c.Details())
+	}
+	limit(-1)
+	// A stream that refused a batch is sent none for a while.
+	if err := r.Pass(t.Context()); err != nil || o.pending() != 0 {
+		t.Errorf("with room again %d rows are left, %v", o.pending(), err)
+	}
+	mustPark(t, b, "shoe", wishes("shoe", 300, 301))
+	if says(c, "is full") {
+		t.Errorf("with room again: %q", c.Details())
+	}
+	if got := checkOrder(t, readAll(t, c)); got != states {
+		t.Errorf("%d states are told, want %d", got, states)
+	}
+	var s settled
+	if err := b.Drain(t.Context(), s.settle); err != nil || len(s.of("shoe")) != parked+1 {
+		t.Errorf("%d claims are drained of %d, %v", len(s.of("shoe")), parked+1, err)
 	}
 }

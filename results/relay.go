@@ -355,7 +355,7 @@ func (r *Relay) chain(ctx context.Context, rows []*sale.OutboxRow) (acked []int6
 				continue
 			}
 			r.failed.Inc()
-			if _, known := r.blamed[rows[i].ID]; !known {
+			if _, known := r.blamed[rows[i].ID]; !known && r.conn.kept[keptResults].full.Load() == nil {
 				r.cfg.Log.Warn("an outbox row could not be published", "id", rows[i].ID, "sku", rows[i].SKU, "kind", string(rows[i].Kind), "err", why)
 			}
 			if err == nil {

@@ -34,6 +34,7 @@ func ledgerConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registere
 func natsConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, embedded *results.Embedded) results.Config {
 	return results.Config{
 		URL: cfg.NATS.URL, Embedded: embedded, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate " + instance(),
+		Monitors: cfg.NATS.MonitorURL, RequireSync: cfg.NATS.RequireSync,
 		Streams: streamConfig(cfg), Log: log.With("part", "results"), Registerer: reg,
 	}
 }

@@ -14,9 +14,10 @@ import (
 // are those of its process.
 type NATSServer struct {
 	*Process
-	URL    string
-	Port   int
-	health string
+	URL     string
+	Monitor string // http address of its monitoring port
+	Port    int
+	health  string
 }
 
 // NATS starts a nats-server for this test, of the version that go.mod names; extra
@@ -34,7 +35,7 @@ func NATS(t testing.TB, extra ...string) *NATSServer {
 		"-js", "-sd", filepath.Join(tempDir(t), "js"),
 	}, extra...)
 	n := &NATSServer{
-		URL: "nats://" + loopback(port), Port: port,
+		URL: "nats://" + loopback(port), Port: port, Monitor: "http://" + loopback(monitor),
 		health: "http://" + loopback(monitor) + "/healthz",
 	}
 	n.Process = StartProcess(t, "nats-"+strconv.Itoa(port), Spec{Path: path, Args: args})
