@@ -31,6 +31,33 @@ func TestNothingIsFoundWhereNothingIsWrong(t *testing.T) {
 	}
 }
 
+// counted counts how often the stream is read.
+type counted struct {
+	streamed
+	passes *int
+}
+
+func (c counted) EachEvent(ctx context.Context, last uint64, fn func(sale.Kind, []sale.Order, uint64) error) error {
+	*c.passes++
+	return c.streamed.EachEvent(ctx, last, fn)
+}
+
+// Orders of one SKU, whose ids begin alike, are read in few passes however few are in
+// memory at once.
+func TestPassesFollowTheOrders(t *testing.T) {
+	w := newWorld()
+	w.fill(200)
+	w.publishAll()
+	passes := 0
+	f, r := found(t, w.auditor(t, func(a *Auditor) { a.cfg.MaxOrders, a.results = 20, counted{streamed{w}, &passes} }))
+	if len(f) != 0 || r.Orders != 200 {
+		t.Errorf("%v, %+v", f, r)
+	}
+	if passes < 200/20 || passes > 2*200/20+1 {
+		t.Errorf("%d passes over the stream", passes)
+	}
+}
+
 // TestEachCheckFindsItsOwn breaks one thing at a time, with everything else in order.
 func TestEachCheckFindsItsOwn(t *testing.T) {
 	drop := func(w *world, kind sale.Kind, id sale.OrderID) {

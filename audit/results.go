@@ -228,12 +228,26 @@ func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
 		}
 		c.orders[o.ID] = h
 		if len(c.orders) > c.a.cfg.MaxOrders && c.lo < c.hi {
-			c.hi = c.lo + (c.hi-c.lo)/2
+			c.hi = c.median()
 			above := func(id sale.OrderID) bool { return prefix(id) > c.hi }
 			maps.DeleteFunc(c.orders, func(id sale.OrderID, _ heard) bool { return above(id) })
 			maps.DeleteFunc(c.wrong, func(id sale.OrderID, _ string) bool { return above(id) })
 		}
 	}
+}
+
+// median is the highest id, or what it begins with, of the lower half of those heard of.
+// Ids of one SKU lie close together, so that halving the range would not do.
+func (c *resultsCheck) median() uint64 {
+	begin := make([]uint64, 0, len(c.orders))
+	for id := range c.orders {
+		begin = append(begin, prefix(id))
+	}
+	slices.Sort(begin)
+	if middle := begin[len(begin)/2]; middle > c.lo {
+		return middle - 1
+	}
+	return c.lo
 }
 
 // outOfOrder says why an event must not come first behind those seen before.

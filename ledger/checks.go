@@ -33,8 +33,7 @@ const (
 		WHERE k.per_user_limit > 0 AND (k.counting = 0 OR w.cleared = 1)
 		UNION ALL
 		SELECT o.sku, o.user_id, 0, o.quantity FROM orders o JOIN skus k ON k.sku = o.sku LEFT JOIN buyer_work w ON w.sku = o.sku
-		WHERE k.per_user_limit > 0 AND o.status IN ` + live + ` AND (k.counting = 0 OR w.counted_at > o.reserved_at
-			OR (w.counted_at = o.reserved_at AND w.counted_id >= o.order_id))
+		WHERE k.per_user_limit > 0 AND o.status IN ` + live + ` AND (k.counting = 0 OR w.counted_id >= o.order_id)
 		) u GROUP BY u.sku, u.user_id HAVING SUM(u.held) <> SUM(u.live)`
 )
 

@@ -204,7 +204,7 @@ func sellAndCancel(ctx context.Context, db *DB, sku *sale.SKU, worker int, stop 
 		}
 		batch := admitted(sku, claims(sku, fmt.Sprintf("%d-%d", worker, i%50), 3)...)
 		for _, c := range batch.Claims {
-			c.ID[0], c.ID[1], c.ID[2] = byte(worker), byte(i), byte(i>>8)
+			c.ID[5], c.ID[6], c.ID[7] = byte(worker), byte(i), byte(i>>8)
 		}
 		r, err := db.Commit(ctx, batch)
 		if err != nil {

@@ -1,12 +1,12 @@
 package ledger
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"flashgate/sale"
@@ -21,22 +21,15 @@ import (
 // moment as far as the counting has come, and the next step goes on from there, in
 // whichever gateway.
 
-// countedTo is a place in the order in which a SKU's orders are counted.
-type countedTo struct {
-	at int64 // reserved_at
-	id sale.OrderID
-}
-
-var (
-	nothingCounted = countedTo{at: -1}
-	allCounted     = countedTo{at: math.MaxInt64}
-)
+// A SKU's orders are counted in the order of their ids: up to counted, which is the zero id
+// at the beginning and allCounted in the end.
+var allCounted = sale.OrderID(bytes.Repeat([]byte{0xff}, len(sale.OrderID{})))
 
 // countedUnits are units of a buyer whose SKU's orders are being counted: they belong to
-// the order at this place.
+// this order.
 type countedUnits struct {
 	buyerUnits
-	order countedTo
+	order sale.OrderID
 }
 
 // buyerWork is a row of buyer_work, with what the SKU's row says.
@@ -44,7 +37,7 @@ type buyerWork struct {
 	sku      string
 	version  int64
 	cleared  bool
-	counted  countedTo
+	counted  sale.OrderID
 	limit    int64
 	counting bool
 }
@@ -53,10 +46,10 @@ type buyerWork struct {
 // counted anew, whatever was being done before.
 func (db *DB) askForBuyerWork(ctx context.Context, conn *sql.Conn, sku *sale.SKU) error {
 	s := newScript(db.dialect)
-	s.raw("INSERT INTO buyer_work (sku,version,cleared,counted_at,counted_id,steps) VALUES ")
-	s.row(0, sku.Name, sku.Version, 0, nothingCounted.at, nothingCounted.id[:], 0)
+	s.raw("INSERT INTO buyer_work (sku,version,cleared,counted_id,steps) VALUES ")
+	s.row(0, sku.Name, sku.Version, 0, make([]byte, len(sale.OrderID{})), 0)
 	s.raw(db.dialect.onConflict("sku"))
-	for i, column := range []string{"version", "cleared", "counted_at", "counted_id"} {
+	for i, column := range []string{"version", "cleared", "counted_id"} {
 		s.comma(i)
 		s.raw(column + "=" + db.dialect.inserted(column))
 	}
@@ -69,7 +62,7 @@ var errNotCounted = errors.New("the buyers are not counted for this limit")
 
 // takeCounted ends the work whose last step is done.
 func (db *DB) takeCounted(ctx context.Context, conn *sql.Conn, c *skuChange) error {
-	res, err := conn.ExecContext(ctx, "DELETE FROM buyer_work WHERE sku = ? AND version = ? AND counted_at = ?", c.name, c.counted, allCounted.at)
+	res, err := conn.ExecContext(ctx, "DELETE FROM buyer_work WHERE sku = ? AND version = ? AND counted_id = ?", c.name, c.counted, allCounted[:])
 	if err != nil {
 		return err
 	}
@@ -178,13 +171,13 @@ func (db *DB) countStep(ctx context.Context, sku string) error {
 func readBuyerWork(ctx context.Context, conn *sql.Conn, sku string) (*buyerWork, error) {
 	w := &buyerWork{sku: sku}
 	var id []byte
-	err := conn.QueryRowContext(ctx, `SELECT w.version, w.cleared, w.counted_at, w.counted_id, COALESCE(k.per_user_limit, 0), COALESCE(k.counting, 0)
+	err := conn.QueryRowContext(ctx, `SELECT w.version, w.cleared, w.counted_id, COALESCE(k.per_user_limit, 0), COALESCE(k.counting, 0)
 		FROM buyer_work w LEFT JOIN skus k ON k.sku = w.sku WHERE w.sku = ?`, sku).
-		Scan(&w.version, &w.cleared, &w.counted.at, &id, &w.limit, &w.counting)
+		Scan(&w.version, &w.cleared, &id, &w.limit, &w.counting)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
-	copy(w.counted.id[:], id)
+	copy(w.counted[:], id)
 	return w, err
 }
 
@@ -195,10 +188,8 @@ func (w *buyerWork) appendStep(s *script, set string) {
 	s.raw(" AND version=")
 	s.int(w.version)
 	s.raw(map[bool]string{true: " AND cleared=1", false: " AND cleared=0"}[w.cleared])
-	s.raw(" AND counted_at=")
-	s.int(w.counted.at)
 	s.raw(" AND counted_id=")
-	s.bytes(w.counted.id[:])
+	s.bytes(w.counted[:])
 	s.dialect.endExactly(s, 1)
 }
 
@@ -236,37 +227,36 @@ func (db *DB) appendCount(ctx context.Context, conn *sql.Conn, s *script, w *buy
 		return err
 	}
 	set := newScript(db.dialect)
-	set.raw(",counted_at=")
-	set.int(last.at)
 	set.raw(",counted_id=")
-	set.bytes(last.id[:])
+	set.bytes(last[:])
 	w.appendStep(s, string(set.text))
 	limit := fmt.Sprint(w.limit)
+	first, end := sale.OrderIDsOf(w.sku)
 	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT sku,user_id,SUM(quantity),CASE WHEN SUM(quantity)>" + limit +
-		" THEN SUM(quantity) ELSE " + limit + " END FROM orders" + db.dialect.byIndex("orders_sku") + " WHERE sku=")
+		" THEN SUM(quantity) ELSE " + limit + " END FROM orders" + db.dialect.byPrimaryKey() + " WHERE order_id>=")
+	s.bytes(first[:])
+	s.raw(" AND order_id>")
+	s.bytes(w.counted[:])
+	s.raw(" AND order_id<=")
+	s.bytes(slices.MinFunc([][]byte{last[:], end[:]}, bytes.Compare))
+	s.raw(" AND sku=")
 	s.str(w.sku)
-	s.raw(fmt.Sprintf(" AND reserved_at>=%d AND reserved_at<=%d AND (reserved_at>%d OR order_id>", w.counted.at, last.at, w.counted.at))
-	s.bytes(w.counted.id[:])
-	s.raw(fmt.Sprintf(") AND (reserved_at<%d OR order_id<=", last.at))
-	s.bytes(last.id[:])
-	s.raw(") AND status IN " + live + " GROUP BY sku,user_id")
+	s.raw(" AND status IN " + live + " GROUP BY sku,user_id")
 	appendAddedUnits(s)
 	return nil
 }
 
 // chunkEnd is the last order of the next chunk. A chunk that is not full is the last one,
 // and reaches to the end of all orders to come.
-func (db *DB) chunkEnd(ctx context.Context, conn *sql.Conn, w *buyerWork) (countedTo, error) {
-	var last countedTo
+func (db *DB) chunkEnd(ctx context.Context, conn *sql.Conn, w *buyerWork) (last sale.OrderID, err error) {
 	var id []byte
-	from := w.counted
-	err := conn.QueryRowContext(ctx, "SELECT reserved_at, order_id FROM orders"+db.dialect.byIndex("orders_sku")+
-		" WHERE sku = ? AND reserved_at >= ? AND (reserved_at > ? OR order_id > ?) ORDER BY reserved_at, order_id LIMIT 1 OFFSET ?",
-		w.sku, from.at, from.at, from.id[:], db.buyersChunk-1).Scan(&last.at, &id)
+	of := db.ordersOf(w.sku)
+	err = conn.QueryRowContext(ctx, "SELECT order_id"+of.from+" AND order_id > ? ORDER BY order_id LIMIT 1 OFFSET ?",
+		append(of.args, w.counted[:], db.buyersChunk-1)...).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return allCounted, nil
 	}
-	copy(last.id[:], id)
+	copy(last[:], id)
 	return last, err
 }
 
@@ -323,7 +313,6 @@ func (c *countedUnits) append(s *script) {
 func (c *countedUnits) fromWork(s *script) {
 	s.raw(" FROM buyer_work WHERE sku=")
 	s.str(c.sku)
-	s.raw(fmt.Sprintf(" AND (counted_at>%d OR (counted_at=%d AND counted_id>=", c.order.at, c.order.at))
-	s.bytes(c.order.id[:])
-	s.raw("))")
+	s.raw(" AND counted_id>=")
+	s.bytes(c.order[:])
 }

@@ -86,8 +86,19 @@ func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
 
 func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
 	text := newScript(s.dialect)
-	text.someOfEach("order_id, segment", "orders", "", skus, most+1)
-	text.someOfEach("user_id, units", "buyers", " AND units > 0", skus, most+1)
+	text.someOfEach("sku, order_id, segment", skus, most+1, func(sku string) {
+		first, last := sale.OrderIDsOf(sku)
+		text.raw(" FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id >= ")
+		text.bytes(first[:])
+		text.raw(" AND order_id <= ")
+		text.bytes(last[:])
+		text.raw(" AND sku = ")
+		text.str(sku)
+	})
+	text.someOfEach("sku, user_id, units", skus, most+1, func(sku string) {
+		text.raw(" FROM buyers WHERE units > 0 AND sku = ")
+		text.str(sku)
+	})
 	text.stocksOf(skus)
 	stocks := make(map[string]map[int]sale.Stock, len(skus))
 	conn, err := connOf(ctx, s.pools.control)
@@ -104,15 +115,16 @@ func (s Source) readHoldings(ctx context.Context, skus []string, most int, held 
 	return errors.Join(err, conn.Close())
 }
 
-// someOfEach appends a statement that reads columns of up to limit rows of each SKU.
-func (s *script) someOfEach(columns, table, and string, skus []string, limit int) {
+// someOfEach appends a statement that reads columns of up to limit rows of each SKU, of
+// which from says where they stand.
+func (s *script) someOfEach(columns string, skus []string, limit int, from func(sku string)) {
 	for i, name := range skus {
 		if i > 0 {
 			s.raw(" UNION ALL ")
 		}
-		s.raw("SELECT * FROM (SELECT sku, " + columns + " FROM " + table + " WHERE sku = ")
-		s.str(name)
-		s.raw(and + " LIMIT ")
+		s.raw("SELECT * FROM (SELECT " + columns)
+		from(name)
+		s.raw(" LIMIT ")
 		s.int(int64(limit))
 		s.raw(") AS t")
 		s.int(int64(i))

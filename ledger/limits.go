@@ -24,8 +24,8 @@ func limitBegins(before *sale.SKU, limit int64) bool {
 // its limit can be carried out at once.
 func (db *DB) fewOrders(ctx context.Context, conn *sql.Conn, sku string) (bool, error) {
 	var n int
-	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM orders"+db.dialect.byIndex("orders_sku")+
-		" WHERE sku = ? LIMIT ?) AS few", sku, db.buyersChunk+1).Scan(&n)
+	of := db.ordersOf(sku)
+	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1"+of.from+" LIMIT ?) AS few", append(of.args, db.buyersChunk+1)...).Scan(&n)
 	return n <= db.buyersChunk, err
 }
 
@@ -63,7 +63,7 @@ func (db *DB) writeBuyers(ctx context.Context, conn *sql.Conn, after *sale.SKU, 
 		return err
 	}
 	if after.PerUserLimit > 0 {
-		units, err := liveUnits(ctx, conn, after.Name)
+		units, err := db.liveUnits(ctx, conn, after.Name)
 		if err != nil {
 			return err
 		}
@@ -109,8 +109,9 @@ func (db *DB) someBuyers(ctx context.Context, conn *sql.Conn, sku string) ([]str
 }
 
 // liveUnits is what each buyer's live orders of the SKU hold.
-func liveUnits(ctx context.Context, conn *sql.Conn, sku string) (map[string]int64, error) {
-	rows, err := conn.QueryContext(ctx, "SELECT user_id, quantity FROM orders WHERE sku = ? AND status IN "+live, sku)
+func (db *DB) liveUnits(ctx context.Context, conn *sql.Conn, sku string) (map[string]int64, error) {
+	of := db.ordersOf(sku)
+	rows, err := conn.QueryContext(ctx, "SELECT user_id, quantity"+of.from+" AND status IN "+live, of.args...)
 	if err != nil {
 		return nil, err
 	}

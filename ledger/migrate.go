@@ -16,7 +16,7 @@ import (
 var migrations embed.FS
 
 // schemaVersion is the newest migration of every dialect.
-const schemaVersion = 5
+const schemaVersion = 6
 
 // Migrate brings the database's schema up to this program's. Several may run at once:
 // one migrates, the others wait. It is safe to repeat.
@@ -48,12 +48,42 @@ func Migrate(ctx context.Context, cfg Config) (err error) {
 	if d.name() == "sqlite" {
 		kind = goose.DialectSQLite3
 	}
+	if err := checkOrderIDs(ctx, conn); err != nil {
+		return err
+	}
 	p, err := goose.NewProvider(kind, pool, files, goose.WithLogger(goose.NopLogger()))
 	if err != nil {
 		return fmt.Errorf("read the migrations: %w", err)
 	}
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate the ledger: %w", err)
+	}
+	return nil
+}
+
+// idsVersion is the migration since which order ids begin with their SKU's hash.
+const idsVersion = 6
+
+// checkOrderIDs refuses a ledger with orders of before: this program would not find them by
+// their SKU, nor recognise a repeat.
+func checkOrderIDs(ctx context.Context, conn *sql.Conn) error {
+	var version sql.NullInt64
+	if err := conn.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version); err != nil {
+		if isMissingTable(err) {
+			return nil
+		}
+		return fmt.Errorf("read the schema's version: %w", err)
+	}
+	if version.Int64 == 0 || version.Int64 >= idsVersion {
+		return nil
+	}
+	var orders int
+	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM orders LIMIT 1) some").Scan(&orders)
+	if err != nil {
+		return fmt.Errorf("look for orders: %w", err)
+	}
+	if orders > 0 {
+		return errors.New("the ledger holds orders whose ids an earlier version made, and this one cannot use them: end their sale with that version, and give this one an empty database")
 	}
 	return nil
 }

@@ -125,6 +125,21 @@ func (db *DB) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
 	return out, nil
 }
 
+// skuOrders is how the orders of one SKU are read: a range of the primary key, in which
+// those of another SKU may lie too.
+type skuOrders struct {
+	from string // " FROM orders ... WHERE ..."
+	args []any
+}
+
+func (db *DB) ordersOf(sku string) skuOrders {
+	first, last := sale.OrderIDsOf(sku)
+	return skuOrders{
+		" FROM orders" + db.dialect.byPrimaryKey() + " WHERE order_id >= ? AND order_id <= ? AND sku = ?",
+		[]any{first[:], last[:], sku},
+	}
+}
+
 // eachChunk is how many rows EachOrder and EachBuyer hand over at once.
 const eachChunk = 5000
 
@@ -144,7 +159,8 @@ func (db *DB) EachOrder(ctx context.Context, sku string, fn func(ids []sale.Orde
 	}
 	var id sql.RawBytes
 	var segment int
-	return db.stream(ctx, "SELECT order_id, segment FROM orders WHERE sku = ?", sku, []any{&id, &segment}, func() error {
+	of := db.ordersOf(sku)
+	return db.stream(ctx, "SELECT order_id, segment"+of.from, of.args, []any{&id, &segment}, func() error {
 		if len(id) != len(sale.OrderID{}) {
 			return fmt.Errorf("an order row has a key of %d bytes", len(id))
 		}
@@ -171,7 +187,7 @@ func (db *DB) EachBuyer(ctx context.Context, sku string, fn func(users []string,
 	}
 	var user string
 	var n int64
-	return db.stream(ctx, "SELECT user_id, units FROM buyers WHERE sku = ? AND units > 0", sku, []any{&user, &n}, func() error {
+	return db.stream(ctx, "SELECT user_id, units FROM buyers WHERE sku = ? AND units > 0", []any{sku}, []any{&user, &n}, func() error {
 		users, units = append(users, user), append(units, n)
 		if len(users) < eachChunk {
 			return nil
@@ -181,11 +197,11 @@ func (db *DB) EachBuyer(ctx context.Context, sku string, fn func(users []string,
 }
 
 // stream reads a result set row by row into dest, and ends with last.
-func (db *DB) stream(ctx context.Context, text, arg string, dest []any, row, last func() error) error {
+func (db *DB) stream(ctx context.Context, text string, args, dest []any, row, last func() error) error {
 	if !db.Ready() {
 		return db.notReady()
 	}
-	rows, err := read(ctx, db.pools.control, text, arg)
+	rows, err := read(ctx, db.pools.control, text, args...)
 	if err != nil {
 		return db.away(ctx, err)
 	}

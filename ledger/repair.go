@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"flashgate/sale"
 )
@@ -57,8 +58,9 @@ func (db *DB) noteRepairs(table string, done sale.Repairs) {
 // that it finds.
 func (db *DB) repairSKU(ctx context.Context, sku string) error {
 	var segments []int
-	err := db.listWrong(ctx, `SELECT s.segment FROM stock s WHERE s.sku = ? AND s.sold <> (SELECT COALESCE(SUM(o.quantity), 0) FROM orders o
-		WHERE o.sku = s.sku AND o.segment = s.segment AND o.status IN `+live+`)`, []any{sku}, func(r scanner) error {
+	of := db.ordersOf(sku)
+	err := db.listWrong(ctx, `SELECT s.segment FROM stock s LEFT JOIN (SELECT segment, SUM(quantity) AS units`+of.from+` AND status IN `+live+` GROUP BY segment) l
+		ON l.segment = s.segment WHERE s.sku = ? AND s.sold <> COALESCE(l.units, 0)`, append(slices.Clone(of.args), sku), func(r scanner) error {
 		segments = append(segments, 0)
 		return r.Scan(&segments[len(segments)-1])
 	})
@@ -73,8 +75,8 @@ func (db *DB) repairSKU(ctx context.Context, sku string) error {
 	}
 	var users []string
 	err = db.listWrong(ctx, `SELECT u.user_id FROM (SELECT b.user_id, b.units AS held, 0 AS live FROM buyers b WHERE b.sku = ?
-		UNION ALL SELECT o.user_id, 0, o.quantity FROM orders o WHERE o.sku = ? AND o.status IN `+live+`) u
-		GROUP BY u.user_id HAVING SUM(u.held) <> SUM(u.live) ORDER BY u.user_id LIMIT ?`, []any{sku, sku, repairPage}, func(r scanner) error {
+		UNION ALL SELECT user_id, 0, quantity`+of.from+` AND status IN `+live+`) u
+		GROUP BY u.user_id HAVING SUM(u.held) <> SUM(u.live) ORDER BY u.user_id LIMIT ?`, slices.Concat([]any{sku}, of.args, []any{repairPage}), func(r scanner) error {
 		users = append(users, "")
 		return r.Scan(&users[len(users)-1])
 	})
@@ -122,7 +124,8 @@ func (db *DB) repairStockRow(ctx context.Context, sku string, segment int, done 
 			return false, nil
 		}
 		var units int64
-		err = on.conn.QueryRowContext(ctx, "SELECT COALESCE(SUM(quantity), 0) FROM orders WHERE sku = ? AND segment = ? AND status IN "+live, sku, segment).Scan(&units)
+		of := db.ordersOf(sku)
+		err = on.conn.QueryRowContext(ctx, "SELECT COALESCE(SUM(quantity), 0)"+of.from+" AND segment = ? AND status IN "+live, append(of.args, segment)...).Scan(&units)
 		if err != nil {
 			return false, err
 		}
@@ -161,7 +164,7 @@ func (db *DB) repairBuyers(ctx context.Context) (done sale.Repairs, err error) {
 // repairBuyersOf looks again at some buyers of one SKU, in key order.
 func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (repaired int, err error) {
 	err = db.repairLocked(ctx, func(ctx context.Context, on *try) (bool, error) {
-		have, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+db.dialect.byPrimaryKey(), sku, users, " ORDER BY user_id"+db.dialect.forUpdate())
+		have, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+db.dialect.byPrimaryKey()+" WHERE sku = ?", []any{sku}, users, " ORDER BY user_id"+db.dialect.forUpdate())
 		if err != nil {
 			return false, err
 		}
@@ -175,7 +178,8 @@ func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (r
 		if err != nil {
 			return false, err
 		}
-		units, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, SUM(quantity) FROM orders", sku, users, " AND status IN "+live+" GROUP BY user_id")
+		of := db.ordersOf(sku)
+		units, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, SUM(quantity)"+of.from, of.args, users, " AND status IN "+live+" GROUP BY user_id")
 		if err != nil {
 			return false, err
 		}
@@ -263,14 +267,13 @@ func notRepaired(left []error) error {
 }
 
 // buyerFigures reads one figure per buyer of the SKU.
-func (db *DB) buyerFigures(ctx context.Context, conn *sql.Conn, query, sku string, users []string, tail string) (map[string]int64, error) {
-	s := newScript(db.dialect)
-	s.raw(query + " WHERE sku = ")
-	s.str(sku)
-	s.raw(" AND user_id IN (")
-	s.strs(users)
-	s.raw(")" + tail)
-	rows, err := conn.QueryContext(ctx, string(s.text))
+func (db *DB) buyerFigures(ctx context.Context, conn *sql.Conn, query string, args []any, users []string, tail string) (map[string]int64, error) {
+	query += " AND user_id IN (''" + strings.Repeat(",?", len(users)) + ")" + tail
+	args = slices.Clone(args)
+	for _, user := range users {
+		args = append(args, user)
+	}
+	rows, err := conn.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func TestRepair(t *testing.T) {
 
 // order is the literal of an order id that no claim has.
 func order(b *bed, n byte) string {
-	id := sale.OrderID{0: n}
+	id := sale.DeriveOrderID("sku-3", "nobody", string(n))
 	d, err := dialectOf(b.cfg.Driver)
 	if err != nil {
 		b.t.Fatal(err)

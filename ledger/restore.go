@@ -64,6 +64,9 @@ func checkRestorable(o *sale.Order) error {
 	if err := sale.ValidateClaim(o.SKU, o.User, o.Coupon, o.Quantity); err != nil {
 		return err
 	}
+	if !o.ID.Of(o.SKU) {
+		return errors.New("its id is not that of an order of its SKU")
+	}
 	if p := (sale.Payment{EventID: o.Payment}); o.Payment != "" && p.Validate() != nil {
 		return p.Validate()
 	}
@@ -174,7 +177,7 @@ func (r *restoring) read(ctx context.Context, on *try) error {
 	}
 	slices.Sort(users)
 	sku := r.orders[0].SKU
-	units, err := r.db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+r.db.dialect.byPrimaryKey(), sku,
+	units, err := r.db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+r.db.dialect.byPrimaryKey()+" WHERE sku = ?", []any{sku},
 		slices.Compact(users), " ORDER BY user_id"+r.db.dialect.forUpdate())
 	if err != nil {
 		return err

@@ -232,7 +232,7 @@ func (t *transition) addUnits(o *sale.Order, units, limit int64, counting bool) 
 	switch b := (buyerUnits{o.SKU, o.User, units, limit}); {
 	case limit == 0:
 	case counting:
-		t.counted = append(t.counted, countedUnits{b, countedTo{o.ReservedAt, o.ID}})
+		t.counted = append(t.counted, countedUnits{b, o.ID})
 	default:
 		t.buyers = append(t.buyers, b)
 	}

@@ -26,7 +26,7 @@ func (x *index) init() {
 	}
 }
 
-func (x *index) shard(id sale.OrderID) *indexShard { return &x.shards[id[0]%shardCount] }
+func (x *index) shard(id sale.OrderID) *indexShard { return &x.shards[id[len(id)-1]%shardCount] }
 
 // maxFollowers bounds how many repeats of one claim may wait for its verdict; more
 // than any honest client sends, and a bound on what a dishonest one can pile up.

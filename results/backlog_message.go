@@ -116,6 +116,8 @@ func validateParked(p *sale.Parked) error {
 		return err
 	}
 	switch {
+	case !c.ID.Of(c.SKU):
+		return errors.New("its id is not that of an order of its SKU")
 	case p.Segment < 0 || p.Segment >= sale.MaxSegments:
 		return fmt.Errorf("segment must be 0..%d", sale.MaxSegments-1)
 	case c.QueuedAt < 0 || c.QueuedAt > lastTime || p.ParkedAt < 0 || p.ParkedAt > lastTime:

@@ -20,7 +20,7 @@ func TestParkedRoundTrip(t *testing.T) {
 			Took: rapid.Bool().Draw(t, "took"), Segment: rapid.IntRange(0, sale.MaxSegments-1).Draw(t, "segment"),
 			ParkedAt: rapid.Int64Range(0, lastTime).Draw(t, "parked"),
 		}
-		copy(p.Claim.ID[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
+		p.Claim.ID = sale.DeriveOrderID(p.Claim.SKU, p.Claim.User, rapid.String().Draw(t, "key"))
 		copy(p.Claim.Hash[:], rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "hash"))
 		msg, err := parkedMsg(&p, "call", 7)
 		if err != nil {

@@ -18,7 +18,14 @@ const OrderIDLen = 26
 // The alphabet is RFC 4648 base32 in lower case, without padding.
 var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// DeriveOrderID is the first half of SHA-256(sku, 0, user, 0, key).
+// skuPrefix is how many bytes of an order id come from the SKU: the first 8 characters
+// outside.
+const skuPrefix = 5
+
+// DeriveOrderID is 40 bits of SHA-256(sku) and 88 bits of SHA-256(sku, 0, user, 0, key). A
+// database that keeps rows in the order of their keys has a SKU's orders side by side, so
+// that a sale touches its own pages however many orders there are besides; and a balancer
+// or a shard can tell from an id where its order lives.
 func DeriveOrderID(sku, user, key string) OrderID {
 	// Usual names fit. The buffer is no larger because every buyer who waits keeps the
 	// stack that this call made grow.
@@ -29,7 +36,27 @@ func DeriveOrderID(sku, user, key string) OrderID {
 	in = append(in, 0)
 	in = append(in, key...)
 	sum := sha256.Sum256(in)
-	return OrderID(sum[:16])
+	id, _ := OrderIDsOf(sku)
+	copy(id[skuPrefix:], sum[:])
+	return id
+}
+
+// OrderIDsOf is the range in which the ids of a SKU's orders lie, both ends included. Ids of
+// another SKU may lie there too: prefixes can collide.
+func OrderIDsOf(sku string) (first, last OrderID) {
+	sum := sha256.Sum256([]byte(sku))
+	copy(first[:], sum[:skuPrefix])
+	copy(last[:], sum[:skuPrefix])
+	for i := skuPrefix; i < len(last); i++ {
+		last[i] = 0xff
+	}
+	return first, last
+}
+
+// Of reports whether the id can be that of an order of the SKU.
+func (id OrderID) Of(sku string) bool {
+	first, _ := OrderIDsOf(sku)
+	return [skuPrefix]byte(id[:]) == [skuPrefix]byte(first[:])
 }
 
 // String is the id's outside form: 26 lower-case base32 characters.

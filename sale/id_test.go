@@ -1,6 +1,7 @@
 package sale
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
@@ -11,20 +12,30 @@ import (
 )
 
 func TestOrderIDIsWhatTheContractSays(t *testing.T) {
-	sum := sha256.Sum256([]byte("phone\x00alice\x00key-1"))
-	id := DeriveOrderID("phone", "alice", "key-1")
-	if [16]byte(sum[:16]) != id {
-		t.Errorf("the id is %x, want %x", id, sum[:16])
+	want16 := func(sku, user, key string) []byte {
+		of, all := sha256.Sum256([]byte(sku)), sha256.Sum256([]byte(sku+"\x00"+user+"\x00"+key))
+		return append(of[:5:5], all[:11]...)
 	}
-	want := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
+	id := DeriveOrderID("phone", "alice", "key-1")
+	if [16]byte(want16("phone", "alice", "key-1")) != id {
+		t.Errorf("the id is %x, want %x", id, want16("phone", "alice", "key-1"))
+	}
+	want := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(id[:]))
 	if id.String() != want || string(id.AppendTo([]byte("x"))) != "x"+want {
 		t.Errorf("outside it is %q, want %q", id, want)
 	}
 	// Long names too, of which none may run into another.
-	long := strings.Repeat("k", 255)
-	sum = sha256.Sum256([]byte(strings.Repeat("s", 64) + "\x00" + strings.Repeat("u", 128) + "\x00" + long))
-	if id := DeriveOrderID(strings.Repeat("s", 64), strings.Repeat("u", 128), long); [16]byte(sum[:16]) != id {
-		t.Errorf("the id of long names is %x, want %x", id, sum[:16])
+	sku, user, long := strings.Repeat("s", 64), strings.Repeat("u", 128), strings.Repeat("k", 255)
+	if got := DeriveOrderID(sku, user, long); [16]byte(want16(sku, user, long)) != got {
+		t.Errorf("the id of long names is %x", got)
+	}
+	other := DeriveOrderID("phone", "bob", "key-2")
+	if id.String()[:8] != other.String()[:8] || DeriveOrderID("book", "bob", "key-2").String()[:8] == other.String()[:8] {
+		t.Error("the first 8 characters do not tell the SKU")
+	}
+	first, last := OrderIDsOf("phone")
+	if bytes.Compare(first[:], other[:]) > 0 || bytes.Compare(last[:], other[:]) < 0 || !other.Of("phone") || other.Of("book") {
+		t.Errorf("%x is not between %x and %x", other, first, last)
 	}
 	if DeriveOrderID("a", "b", "c") == DeriveOrderID("ab", "", "c") || DeriveOrderID("a", "b", "c") == DeriveOrderID("a", "", "bc") {
 		t.Error("names run into each other")
