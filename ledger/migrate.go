@@ -67,8 +67,14 @@ const idsVersion = 6
 // checkOrderIDs refuses a ledger with orders of before: this program would not find them by
 // their SKU, nor recognise a repeat.
 func checkOrderIDs(ctx context.Context, conn *sql.Conn) error {
+	// What a transaction has read, no migration can change until it ends.
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("look for orders: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
 	var version sql.NullInt64
-	if err := conn.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version); err != nil {
+	if err := tx.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version); err != nil {
 		if isMissingTable(err) {
 			return nil
 		}
@@ -78,8 +84,7 @@ func checkOrderIDs(ctx context.Context, conn *sql.Conn) error {
 		return nil
 	}
 	var orders int
-	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM orders LIMIT 1) some").Scan(&orders)
-	if err != nil {
+	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM orders LIMIT 1) some").Scan(&orders); err != nil {
 		return fmt.Errorf("look for orders: %w", err)
 	}
 	if orders > 0 {
