@@ -54,9 +54,12 @@ type rig struct {
 	bareURL string
 }
 
-// newRig starts an installation; natsArgs are further arguments of the NATS server.
-func newRig(t *testing.T, natsArgs ...string) *rig {
-	r := &rig{t: t, maria: testenv.OwnMariaDB(t), nats: testenv.NATS(t, natsArgs...), redis: testenv.Redis(t)}
+// newRig starts an installation.
+func newRig(t *testing.T) *rig { return newRigOn(t, testenv.OwnMariaDB(t), testenv.NATS(t)) }
+
+// newRigOn starts an installation on servers that the caller has set up.
+func newRigOn(t *testing.T, maria *testenv.MariaDBServer, nats *testenv.NATSServer) *rig {
+	r := &rig{t: t, maria: maria, nats: nats, redis: testenv.Redis(t)}
 	bin := filepath.Join(t.TempDir(), "flashgate")
 	bare := filepath.Join(t.TempDir(), "bare")
 	for path, pkg := range map[string]string{bin: "flashgate", bare: "flashgate/loadtest/bare"} {

@@ -73,7 +73,7 @@ func (r *rig) until(n int64, done func() uint64) load {
 func TestBenchRelay(t *testing.T) {
 	series := map[string][]load{}
 	for sync, args := range syncs {
-		r := newRig(t, args...)
+		r := newRigOn(t, testenv.OwnMariaDB(t), testenv.NATS(t, args...))
 		last := r.stream("FLASHGATE", func(s jetstream.StreamState) uint64 { return s.LastSeq })
 		fill := func(sku, kind string, n, events int) load {
 			event := `{"specversion":"1.0","source":"flashgate","type":"flashgate.order.reserved","id":"aaaaaaaaaaaaaaaaaaaaaaaaaa/reserved","data":{` + strings.Repeat("x", 440) + `}}`
@@ -122,7 +122,7 @@ func (r *rig) drained(parked func() uint64, before, heard int64) load {
 // of one SKU and of a thousand, and how soon they are drained once it is back.
 func TestBenchBacklog(t *testing.T) {
 	series := map[string][]load{}
-	r := newRig(t, syncs["synced"]...)
+	r := newRigOn(t, testenv.OwnMariaDB(t), testenv.NATS(t, syncs["synced"]...))
 	const skus = 1000
 	r.putMany(skus)
 	r.put("bench", 1_000_000_000)
