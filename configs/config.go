@@ -28,11 +28,15 @@ const (
 
 // Config is everything that can be configured.
 type Config struct {
-	Server    Server    `yaml:"server"`
-	Admin     Admin     `yaml:"admin"`
-	Auth      Auth      `yaml:"auth"`
-	Redis     Redis     `yaml:"redis"`
-	Ledger    Ledger    `yaml:"ledger"`
+	Server Server `yaml:"server"`
+	Admin  Admin  `yaml:"admin"`
+	Auth   Auth   `yaml:"auth"`
+	Redis  Redis  `yaml:"redis"`
+	Ledger Ledger `yaml:"ledger"`
+	// Namespace goes into every Redis key, NATS stream and subject, so that installations
+	// can share them: up to 32 letters, digits, _ and -. Changing it leaves what is parked
+	// and published under the old name.
+	Namespace string    `yaml:"namespace"`
 	NATS      NATS      `yaml:"nats"`
 	Queue     Queue     `yaml:"queue"`
 	Fallback  Fallback  `yaml:"fallback"`

@@ -40,6 +40,7 @@ func (c Config) Validate(mode Mode) error {
 	}
 	v.redis(&c.Redis)
 	v.ledger(&c.Ledger)
+	v.namespace(c.Namespace)
 	v.nats(&c.NATS)
 	v.queue(&c)
 	v.breaker("breaker.redis", c.Breaker.Redis)
@@ -224,6 +225,15 @@ func (v *validator) ledger(l *Ledger) {
 	v.integer("ledger.max_group", l.MaxGroup, 1, maxGroup)
 	v.integer("ledger.committers", l.Committers, 1, maxCommitters)
 	v.integer("ledger.catalog_size", l.CatalogSize, 100, 100_000_000)
+}
+
+func (v *validator) namespace(name string) {
+	bad := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-')
+	}
+	if len(name) > 32 || strings.ContainsFunc(name, bad) {
+		v.refuse("namespace", "must be at most 32 letters, digits, _ and -")
+	}
 }
 
 func (v *validator) nats(n *NATS) {

@@ -115,6 +115,8 @@ func TestImpossible(t *testing.T) {
 		{"nats.url: is needed", func(c *configs.Config) { c.NATS.URL = "" }},
 		{"nats.url: must be nats://", func(c *configs.Config) { c.NATS.URL = "localhost:4222" }},
 		{"nats.url: must be nats://", func(c *configs.Config) { c.NATS.URL = "nats://a:4222,http://b" }},
+		{"namespace: must be at most 32", func(c *configs.Config) { c.Namespace = "a.b" }},
+		{"namespace: must be at most 32", func(c *configs.Config) { c.Namespace = strings.Repeat("n", 33) }},
 		{"nats.monitor_url: must be http://", func(c *configs.Config) { c.NATS.MonitorURL = []string{"http://a:8222", "nats:8222"} }},
 		{"nats.require_sync: needs nats.monitor_url", func(c *configs.Config) { c.NATS.RequireSync = true }},
 		{"nats.replicas: must be", func(c *configs.Config) { c.NATS.Replicas = 0 }},

@@ -129,7 +129,7 @@ func undecided(skus []*bulkSKU) []*bulkSKU {
 func (b *bulk) look(ctx context.Context, skus []*bulkSKU) {
 	b.send(ctx, skus, func(p redis.Pipeliner, sku *bulkSKU) {
 		for segment := range segmentsOf(sku.SKU) {
-			f := &bulkFamily{segment: segment, pointer: p.Get(ctx, pointerKey(familyTag(sku.Name, segment)))}
+			f := &bulkFamily{segment: segment, pointer: p.Get(ctx, pointerKey(b.keys.tag(sku.Name, segment)))}
 			sku.families = append(sku.families, f)
 		}
 	})
@@ -138,7 +138,7 @@ func (b *bulk) look(ctx context.Context, skus []*bulkSKU) {
 			if err := f.pointer.Err(); err != nil && !errors.Is(err, redis.Nil) {
 				sku.err = away(err)
 			} else if g, ok := b.adopt(sku.view, sku.SKU, f.segment, f.pointer.Val()); ok {
-				f.inUse = p.HExists(ctx, hashKey(familyTag(sku.Name, f.segment), g.name), "m")
+				f.inUse = p.HExists(ctx, hashKey(b.keys.tag(sku.Name, f.segment), g.name), "m")
 			}
 		}
 	})

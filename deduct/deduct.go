@@ -269,7 +269,7 @@ func (s *Shield) Left(ctx context.Context, sku *sale.SKU) (left int64, loaded bo
 		if err != nil || !ok {
 			return 0, false, err
 		}
-		got, err := s.client.HMGet(ctx, hashKey(familyTag(sku.Name, segment), g.name), "m", "l").Result()
+		got, err := s.client.HMGet(ctx, hashKey(s.keys.tag(sku.Name, segment), g.name), "m", "l").Result()
 		if err != nil {
 			return 0, false, away(err)
 		}

@@ -49,9 +49,9 @@ func (s *Shield) scan(ctx context.Context) (tags, batches []familyKey, err error
 	var mu sync.Mutex
 	seen := make(map[string]bool)
 	err = s.eachMaster(ctx, func(ctx context.Context, c redis.UniversalClient) error {
-		it := c.Scan(ctx, 0, "fg:{*", scanCount).Iterator()
+		it := c.Scan(ctx, 0, string(s.keys)+"{*", scanCount).Iterator()
 		for it.Next(ctx) {
-			k, ok := parseFamilyKey(it.Val())
+			k, ok := s.keys.parse(it.Val())
 			if !ok || (k.kind != "gen" && k.kind != "t") {
 				continue
 			}

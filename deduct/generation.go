@@ -58,11 +58,27 @@ func (g generation) serves(sku *sale.SKU) bool {
 	return g.version > sku.Version || (g.limit == sku.PerUserLimit && g.segments == max(1, sku.Segments))
 }
 
-// familyTag is the common beginning of a family's keys; the braces make Redis Cluster
-// keep them in one slot.
-func familyTag(sku string, segment int) string {
-	return "fg:{" + sku + ":" + strconv.Itoa(segment) + "}:"
+// keyspace is what all keys of an installation begin with.
+type keyspace string
+
+func keyspaceOf(namespace string) keyspace {
+	if namespace == "" {
+		return "fg:"
+	}
+	return keyspace("fg:" + namespace + ":")
 }
+
+// tag is the common beginning of a family's keys; the braces make Redis Cluster keep them
+// in one slot.
+func (k keyspace) tag(sku string, segment int) string {
+	return string(k) + "{" + sku + ":" + strconv.Itoa(segment) + "}:"
+}
+
+// verdict is the key under which the verdict on a claim without an order row is kept.
+func (k keyspace) verdict(id sale.OrderID) string { return string(k) + "v:" + id.String() }
+
+// owner is the key that says whose installation's keys these are.
+func (k keyspace) owner() string { return string(k) + "installation" }
 
 func pointerKey(tag string) string { return tag + "gen" }
 func loadKey(tag string) string    { return tag + "load" }
@@ -80,9 +96,9 @@ type familyKey struct {
 	kind    string // "gen", "load", "h" or "t"
 }
 
-// parseFamilyKey reads a key; false means that it is not a family's.
-func parseFamilyKey(key string) (familyKey, bool) {
-	rest, ok := strings.CutPrefix(key, "fg:{")
+// parse reads a key; false means that it is not a family's.
+func (k keyspace) parse(key string) (familyKey, bool) {
+	rest, ok := strings.CutPrefix(key, string(k)+"{")
 	if !ok {
 		return familyKey{}, false
 	}
@@ -95,14 +111,14 @@ func parseFamilyKey(key string) (familyKey, bool) {
 	if !ok || err != nil || segment < 0 || segment >= sale.MaxSegments || sale.ValidateSKUName(sku) != nil {
 		return familyKey{}, false
 	}
-	k := familyKey{tag: familyTag(sku, segment), sku: sku, segment: segment}
+	f := familyKey{tag: k.tag(sku, segment), sku: sku, segment: segment}
 	switch gen, kind, two := strings.Cut(rest, ":"); {
 	case !two && (rest == "gen" || rest == "load"):
-		k.kind = rest
+		f.kind = rest
 	case two && (kind == "h" || kind == "t"):
-		k.gen, k.kind = gen, kind
+		f.gen, f.kind = gen, kind
 	default:
 		return familyKey{}, false
 	}
-	return k, true
+	return f, true
 }

@@ -2,6 +2,7 @@ package deduct
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,9 @@ func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
 			s.log.Warn("Redis may evict keys, and copies then have to be loaded again: set maxmemory-policy to noeviction",
 				"server", cn.String(), "policy", evicts)
 		}
+	}
+	if err := s.checkOwner(ctx, cn); errors.Is(err, errOwner) {
+		return err
 	}
 	s.identities.unread.Store(id == "")
 	if !master {

@@ -30,7 +30,7 @@ func (s *Shield) Loaded(ctx context.Context) ([]string, error) {
 func (s *Shield) Copies(ctx context.Context, sku string) ([]sale.ShieldCopy, error) {
 	var copies []sale.ShieldCopy
 	for segment, segments := 0, 1; segment < segments; segment++ {
-		tag := familyTag(sku, segment)
+		tag := s.keys.tag(sku, segment)
 		pointer, err := s.pointer(ctx, tag)
 		if err != nil {
 			return nil, err

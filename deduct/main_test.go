@@ -179,3 +179,10 @@ func leftovers(m *miniredis.Miniredis) (out []string) {
 	}
 	return out
 }
+
+// The keys of an installation without a namespace.
+const plain = keyspace("fg:")
+
+func familyTag(sku string, segment int) string    { return plain.tag(sku, segment) }
+func parseFamilyKey(key string) (familyKey, bool) { return plain.parse(key) }
+func verdictKey(id sale.OrderID) string           { return plain.verdict(id) }

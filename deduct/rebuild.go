@@ -150,7 +150,7 @@ func (s *Shield) beginAll(ctx context.Context, v *view, sku *sale.SKU) (loads []
 // begin returns the load of one family, or nil when there is nothing to load (busy:
 // not by this gateway).
 func (s *Shield) begin(ctx context.Context, v *view, sku *sale.SKU, segment int) (l *load, busy bool, err error) {
-	tag := familyTag(sku.Name, segment)
+	tag := s.keys.tag(sku.Name, segment)
 	for {
 		pointer, err := s.pointer(ctx, tag)
 		if err != nil {
@@ -179,7 +179,7 @@ func (s *Shield) begin(ctx context.Context, v *view, sku *sale.SKU, segment int)
 
 // newLoad is the load of one family whose pointer is as given.
 func (s *Shield) newLoad(v *view, sku *sale.SKU, segment int, pointer string) *load {
-	return &load{tag: familyTag(sku.Name, segment), segment: segment, old: pointer, gen: newGeneration(sku, s.beginTime(v, segment, pointer))}
+	return &load{tag: s.keys.tag(sku.Name, segment), segment: segment, old: pointer, gen: newGeneration(sku, s.beginTime(v, segment, pointer))}
 }
 
 // beginning is the call of begin.lua.

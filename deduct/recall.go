@@ -33,7 +33,7 @@ func (s *Shield) RecallAll(ctx context.Context, ids []sale.OrderID) (map[sale.Or
 func (s *Shield) recallSome(ctx context.Context, ids []sale.OrderID, found map[sale.OrderID]sale.Order) error {
 	replies, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, id := range ids {
-			p.Get(ctx, verdictKey(id))
+			p.Get(ctx, s.keys.verdict(id))
 		}
 		return nil
 	})

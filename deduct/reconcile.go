@@ -295,7 +295,7 @@ func (s *Shield) Raise(ctx context.Context, skus []*sale.SKU) error {
 	var keys []familyKey
 	for _, sku := range skus {
 		for segment := range segmentsOf(sku) {
-			keys = append(keys, familyKey{tag: familyTag(sku.Name, segment), sku: sku.Name, segment: segment})
+			keys = append(keys, familyKey{tag: s.keys.tag(sku.Name, segment), sku: sku.Name, segment: segment})
 		}
 	}
 	var failed error

@@ -79,6 +79,13 @@ type Config struct {
 	// single server's is the caller's.
 	Breaker func(server string) Breaker
 
+	// Namespace goes into every key, so that installations can share a Redis.
+	Namespace string
+	// Installation, where set, is the identity of this gateway's installation, or empty as
+	// long as it is not known. Redis that another one uses, with the same namespace, is left
+	// alone.
+	Installation func() string
+
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -103,6 +110,7 @@ var luaFiles embed.FS
 // goroutine; Deduct and Settle need Run to be running.
 type Shield struct {
 	cfg     Config
+	keys    keyspace
 	ledger  Ledger
 	log     *slog.Logger
 	selling redis.UniversalClient // the senders' connections, and nobody else's
@@ -115,9 +123,11 @@ type Shield struct {
 	dedup   sync.Pool     // *dedup
 
 	identities identities
-	since      instant // generations that began before are distrusted
-	slots      slots   // the same, by slot of a Cluster
-	newest     instant // of all times that a generation or a distrust had
+	owner      atomic.Int32  // whose Redis is: ownerUnknown, ownerSelf or ownerOther
+	ownerEvery time.Duration // the constant, but for tests
+	since      instant       // generations that began before are distrusted
+	slots      slots         // the same, by slot of a Cluster
+	newest     instant       // of all times that a generation or a distrust had
 
 	mu    sync.Mutex
 	views map[string]*view
@@ -160,10 +170,10 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Shield{
-		cfg: cfg, ledger: source{ledger}, log: cfg.Logger,
+		cfg: cfg, keys: keyspaceOf(cfg.Namespace), ledger: source{ledger}, log: cfg.Logger,
 		stopped: make(chan struct{}),
 		views:   make(map[string]*view), checks: make(map[string]*raiseCheck),
-		quietFor: cfg.Grace * 3 / 4,
+		quietFor: cfg.Grace * 3 / 4, ownerEvery: ownerEvery,
 	}
 	s.dedup.New = func() any { return newDedup() }
 	s.foreign.init()
@@ -176,6 +186,8 @@ func New(cfg Config, ledger Ledger) (*Shield, error) {
 	}
 	s.selling = redis.NewUniversalClient(s.options(pipelines))
 	s.client = redis.NewUniversalClient(s.options(cfg.PoolSize))
+	s.selling.AddHook(ownerGuard{s})
+	s.client.AddHook(ownerGuard{s})
 	return s, nil
 }
 
@@ -213,8 +225,16 @@ func (s *Shield) options(poolSize int) *redis.UniversalOptions {
 // Run sends calls until ctx ends, lets those on their way finish, and closes the
 // connections: nothing of the Shield works afterwards. It is called once.
 func (s *Shield) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var wg sync.WaitGroup
+	var owned error
 	wg.Go(func() { s.meetAll(ctx) })
+	wg.Go(func() {
+		if owned = s.watchOwner(ctx); owned != nil {
+			cancel()
+		}
+	})
 	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
 	for {
@@ -223,9 +243,9 @@ func (s *Shield) Run(ctx context.Context) error {
 			wg.Wait()
 			close(s.stopped)
 			if err := errors.Join(s.selling.Close(), s.client.Close()); err != nil {
-				return fmt.Errorf("deduct: closing connections: %w", err)
+				return errors.Join(owned, fmt.Errorf("deduct: closing connections: %w", err))
 			}
-			return nil
+			return owned
 		case l := <-s.lanes.opened:
 			for range pipelines {
 				wg.Go(func() { s.sendCalls(ctx, l) })

@@ -17,8 +17,6 @@ import (
 // rememberChunk is how many verdicts go into one pipeline.
 const rememberChunk = 500
 
-func verdictKey(id sale.OrderID) string { return "fg:v:" + id.String() }
-
 // Remember keeps claims without an order row (queued ones, and refusals with their
 // reason) for the given time, so that any gateway can answer for them. The last call
 // for an id counts, except that a mark of a queued claim never shortens another; the
@@ -46,7 +44,7 @@ const queuedPrefix = "1\nqueued\n"
 func (s *Shield) rememberSome(ctx context.Context, orders []sale.Order, ttl time.Duration) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range orders {
-			key, text := verdictKey(orders[i].ID), encodeVerdict(&orders[i])
+			key, text := s.keys.verdict(orders[i].ID), encodeVerdict(&orders[i])
 			if orders[i].Status == sale.StatusQueued {
 				s.scripts.mark.EvalSha(ctx, p, []string{key}, text, ttl.Milliseconds(), queuedPrefix)
 			} else {

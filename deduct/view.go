@@ -15,6 +15,7 @@ import (
 // view is what this gateway knows of one SKU's families. Forgetting it costs a look at
 // the pointers.
 type view struct {
+	keys     keyspace
 	mu       sync.Mutex
 	since    int64 // generations that began before are distrusted
 	families map[int]*family
@@ -38,7 +39,7 @@ func (s *Shield) view(sku string) *view {
 	defer s.mu.Unlock()
 	v, ok := s.views[sku]
 	if !ok {
-		v = &view{families: make(map[int]*family)}
+		v = &view{keys: s.keys, families: make(map[int]*family)}
 		s.views[sku] = v
 	}
 	v.used = time.Now()
@@ -88,7 +89,7 @@ func (s *Shield) DistrustAll() { s.Distrust("", s.now()) }
 func (v *view) familyOf(sku string, segment int) *family {
 	f, ok := v.families[segment]
 	if !ok {
-		f = &family{tag: familyTag(sku, segment), slot: slotOf(sku + ":" + strconv.Itoa(segment))}
+		f = &family{tag: v.keys.tag(sku, segment), slot: slotOf(sku + ":" + strconv.Itoa(segment))}
 		v.families[segment] = f
 	}
 	return f
@@ -168,7 +169,7 @@ func (s *Shield) adopt(v *view, sku *sale.SKU, segment int, pointer string) (gen
 
 // follow reads a family's pointer and adopts what it names.
 func (s *Shield) follow(ctx context.Context, v *view, sku *sale.SKU, segment int) (generation, bool, error) {
-	pointer, err := s.pointer(ctx, familyTag(sku.Name, segment))
+	pointer, err := s.pointer(ctx, s.keys.tag(sku.Name, segment))
 	if err != nil {
 		return generation{}, false, err
 	}

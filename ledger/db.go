@@ -93,11 +93,12 @@ type DB struct {
 	pools       pools
 	metrics     *metrics
 
-	ready   atomic.Bool
-	lastErr atomic.Pointer[error]
-	clock   *clock
-	catalog *catalog
-	writer  chan struct{} // held by the writer of a database that has only one; else nil
+	ready        atomic.Bool
+	installation atomic.Pointer[string]
+	lastErr      atomic.Pointer[error]
+	clock        *clock
+	catalog      *catalog
+	writer       chan struct{} // held by the writer of a database that has only one; else nil
 
 	queue     groupQueue
 	acks      ackList
@@ -181,6 +182,9 @@ func (db *DB) Run(ctx context.Context) error {
 func (db *DB) connect(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		err := db.prove(ctx)
+		if err == nil {
+			err = db.identify(ctx)
+		}
 		if err == nil {
 			db.noteErr(nil)
 			return nil

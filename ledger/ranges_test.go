@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -138,6 +139,7 @@ func (b *bed) checkPlan(ctx context.Context, statement string, total int, planne
 func TestLedgersOfBeforeTheIDs(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		b.exec("DELETE FROM goose_db_version WHERE version_id >= 6")
+		b.exec("DROP TABLE installation")
 		for _, undo := range map[string][]string{
 			"mysql":  {"ALTER TABLE orders ADD KEY orders_sku (sku, reserved_at)", "ALTER TABLE stock_moves ADD KEY stock_moves_sku (sku)", "ALTER TABLE buyer_work ADD COLUMN counted_at BIGINT NOT NULL DEFAULT -1"},
 			"sqlite": {"CREATE INDEX orders_sku ON orders (sku, reserved_at)", "CREATE INDEX stock_moves_sku ON stock_moves (sku)", "ALTER TABLE buyer_work ADD COLUMN counted_at INTEGER NOT NULL DEFAULT -1"},
@@ -155,5 +157,37 @@ func TestLedgersOfBeforeTheIDs(t *testing.T) {
 			t.Errorf("without orders: %v", err)
 		}
 		b.open()
+	})
+}
+
+// A ledger mints one identity, however many gateways ask at once, and keeps it until it is
+// told another.
+func TestInstallation(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		var dbs []*DB
+		for range 4 {
+			db := b.new()
+			if db.Installation() != "" {
+				t.Error("an identity is known before the database is")
+			}
+			dbs = append(dbs, db)
+			b.run(db)
+		}
+		id := dbs[0].Installation()
+		for _, db := range dbs {
+			if got := db.Installation(); got != id || len(got) != installationLen {
+				t.Errorf("%q and %q", got, id)
+			}
+		}
+		if err := dbs[0].Adopt(t.Context(), "short"); !errors.Is(err, sale.ErrInvalid) {
+			t.Errorf("adopt nonsense: %v", err)
+		}
+		other := strings.Repeat("X", installationLen)
+		if err := dbs[0].Adopt(t.Context(), other); err != nil {
+			t.Error(err)
+		}
+		if got := b.open().Installation(); got != other {
+			t.Errorf("%q after it was told %q", got, other)
+		}
 	})
 }

@@ -132,7 +132,7 @@ func (b *Backlog) Park(ctx context.Context, sku string, claims []sale.Parked) []
 		if !claims[i].Took && away && b.view.hasParked(&claims[i].Claim) {
 			continue // it is parked already
 		}
-		msg, err := parkedMsg(&claims[i], call, i)
+		msg, err := b.conn.names.parkedMsg(&claims[i], call, i)
 		if err != nil {
 			errs[i] = err
 			continue

@@ -54,7 +54,7 @@ func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
 		return nil
 	}
 	d := &drain{backlog: b, stream: stream, settle: settle, stuck: make(map[string]error)}
-	err = b.conn.read(ctx, backlogStream, jetstream.ConsumerConfig{}, readPage, func(page []jetstream.Msg) error { return d.page(ctx, page) })
+	err = b.conn.read(ctx, b.conn.names.backlog, jetstream.ConsumerConfig{}, readPage, func(page []jetstream.Msg) error { return d.page(ctx, page) })
 	if err != nil && (!errors.Is(err, errStale) || d.settled == 0) {
 		return fmt.Errorf("drain: %w", err)
 	}
@@ -166,7 +166,7 @@ func (d *drain) delete(ctx context.Context, page []jetstream.Msg, lines []*line)
 		if l.done == 0 {
 			return nil
 		}
-		if err := purge(jetstream.WithPurgeSubject(backlogPrefix+l.sku), jetstream.WithPurgeSequence(l.seqs[l.done-1]+1)); err != nil {
+		if err := purge(jetstream.WithPurgeSubject(d.backlog.conn.names.parked(l.sku)), jetstream.WithPurgeSequence(l.seqs[l.done-1]+1)); err != nil {
 			return err
 		}
 		d.mu.Lock()
@@ -185,7 +185,7 @@ func (d *drain) sort(page []jetstream.Msg) []*line {
 	var lines []*line
 	of := make(map[string]*line)
 	for _, msg := range page {
-		sku := msg.Subject()[len(backlogPrefix):]
+		sku := d.backlog.conn.names.skuOf(msg.Subject())
 		d.mu.Lock()
 		_, stuck := d.stuck[sku]
 		d.mu.Unlock()
@@ -269,12 +269,12 @@ func (b *Backlog) Units(ctx context.Context, skus []string) (map[string]int64, e
 	}
 	subjects := make([]string, len(skus))
 	for i, sku := range skus {
-		subjects[i] = backlogPrefix + sku
+		subjects[i] = b.conn.names.parked(sku)
 	}
 	units := make(map[string]int64)
-	err = b.conn.read(ctx, backlogStream, jetstream.ConsumerConfig{FilterSubjects: subjects, HeadersOnly: true}, readPage, func(page []jetstream.Msg) error {
+	err = b.conn.read(ctx, b.conn.names.backlog, jetstream.ConsumerConfig{FilterSubjects: subjects, HeadersOnly: true}, readPage, func(page []jetstream.Msg) error {
 		for _, msg := range page {
-			units[msg.Subject()[len(backlogPrefix):]] += parkedUnits(msg.Headers())
+			units[b.conn.names.skuOf(msg.Subject())] += parkedUnits(msg.Headers())
 		}
 		return nil
 	})
@@ -288,7 +288,7 @@ func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.conn.askTimeout)
 	defer cancel()
-	stream, err := b.conn.js.Stream(ctx, backlogStream)
+	stream, err := b.conn.js.Stream(ctx, b.conn.names.backlog)
 	if err != nil {
 		return nil, err
 	}
@@ -296,12 +296,12 @@ func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
 	if stream.CachedInfo().State.Msgs == 0 {
 		return counts, nil
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(backlogPrefix+"*"))
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(b.conn.names.parked("*")))
 	if err != nil {
 		return nil, err
 	}
 	for subject, n := range info.State.Subjects {
-		counts[subject[len(backlogPrefix):]] = int64(n)
+		counts[b.conn.names.skuOf(subject)] = int64(n)
 	}
 	return counts, nil
 }
@@ -310,9 +310,9 @@ func (b *Backlog) look(ctx context.Context) (map[string]int64, error) {
 func (b *Backlog) stream(ctx context.Context) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.conn.askTimeout)
 	defer cancel()
-	s, err := b.conn.js.Stream(ctx, backlogStream)
+	s, err := b.conn.js.Stream(ctx, b.conn.names.backlog)
 	if err != nil {
-		return nil, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, backlogStream, err)
+		return nil, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, b.conn.names.backlog, err)
 	}
 	return s, nil
 }

@@ -164,7 +164,7 @@ func TestWhatIsStaleIsReadAnew(t *testing.T) {
 func TestWhatIsNoClaimIsDropped(t *testing.T) {
 	c := connected(t, Config{Embedded: embedded(t)})
 	b := newBacklog(t, c, BacklogConfig{})
-	good, err := parkedMsg(&wishes("shoe", 0, 1)[0], "c", 0)
+	good, err := plain.parkedMsg(&wishes("shoe", 0, 1)[0], "c", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

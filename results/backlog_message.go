@@ -129,7 +129,7 @@ func validateParked(p *sale.Parked) error {
 // parkedMsg is a parked claim on its way to the stream. A repeat of it within one call
 // of Park has the same message id and is dropped by the stream; the same claim parked
 // by another call has another: it may have been drained and refused in between.
-func parkedMsg(p *sale.Parked, call string, at int) (*nats.Msg, error) {
+func (n *names) parkedMsg(p *sale.Parked, call string, at int) (*nats.Msg, error) {
 	if err := validateParked(p); err != nil {
 		return nil, fmt.Errorf("%w: %w", sale.ErrInvalid, err)
 	}
@@ -142,7 +142,7 @@ func parkedMsg(p *sale.Parked, call string, at int) (*nats.Msg, error) {
 		units = p.Claim.Quantity
 	}
 	return &nats.Msg{
-		Subject: backlogPrefix + p.Claim.SKU,
+		Subject: n.parked(p.Claim.SKU),
 		Header: nats.Header{
 			nats.MsgIdHdr: []string{p.Claim.ID.String() + "." + call + "." + strconv.Itoa(at)},
 			unitsHeader:   []string{strconv.FormatInt(units, 10)},

@@ -22,7 +22,7 @@ func TestParkedRoundTrip(t *testing.T) {
 		}
 		p.Claim.ID = sale.DeriveOrderID(p.Claim.SKU, p.Claim.User, rapid.String().Draw(t, "key"))
 		copy(p.Claim.Hash[:], rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "hash"))
-		msg, err := parkedMsg(&p, "call", 7)
+		msg, err := plain.parkedMsg(&p, "call", 7)
 		if err != nil {
 			t.Fatal(err)
 		}

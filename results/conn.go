@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"flashgate/sale"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +31,13 @@ type Config struct {
 	// and RequireSync is set, Run ends with an error.
 	Monitors    []string
 	RequireSync bool
+
+	// Namespace goes into the names of streams and subjects, so that installations can
+	// share a NATS.
+	Namespace string
+	// Installation, where set, is the identity of this gateway's installation, or empty as
+	// long as it is not known. Streams of another one are not used.
+	Installation func() string
 
 	// Streams is how Run keeps the streams. Commands, which do not call Run, leave them to
 	// the gateways, and only compare.
@@ -52,6 +61,7 @@ const (
 	// it would not.
 	keepEvery = 3 * time.Second
 	keepSoon  = time.Second
+	ownerSoon = 100 * time.Millisecond
 	keepLate  = time.Minute
 	// A call to a stream that takes longer has failed: longer than an election of the
 	// stream's leader takes as a rule.
@@ -61,9 +71,10 @@ const (
 // Conn is a connection to NATS that is never given up: the server may be away when
 // it is made and at any time after. It may be used by any number of goroutines.
 type Conn struct {
-	cfg Config
-	nc  *nats.Conn
-	js  jetstream.JetStream
+	cfg   Config
+	names names
+	nc    *nats.Conn
+	js    jetstream.JetStream
 
 	// The constants askTimeout and duplicateWindow, but for tests.
 	askTimeout, duplicates time.Duration
@@ -71,6 +82,7 @@ type Conn struct {
 	replies replies
 	syncing atomic.Pointer[syncing]
 	kept    [2]keptStream // results and backlog
+	refuse  func(error)   // ends Run
 	up      chan struct{} // holds a token when the streams have to be looked at
 	closed  chan struct{} // closed by the client library's last callback
 }
@@ -88,8 +100,8 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{
-		cfg: cfg, askTimeout: askTimeout, duplicates: duplicateWindow,
-		up: make(chan struct{}, 1), closed: make(chan struct{}),
+		cfg: cfg, names: namesOf(cfg.Namespace), askTimeout: askTimeout, duplicates: duplicateWindow,
+		refuse: func(error) {}, up: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	nc, err := nats.Connect(cfg.URL, c.options()...)
 	if err != nil {
@@ -171,18 +183,36 @@ func (c *Conn) options() []nats.Option {
 // about (a server may have come back without its store), and every few seconds, until ctx
 // ends.
 func (c *Conn) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var err error
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.refuse = func(err error) { cancel(fmt.Errorf("nats: %w", err)) }
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		if err = c.watchSyncing(ctx); err != nil {
-			cancel()
+		if err := c.watchSyncing(ctx); err != nil {
+			c.refuse(err)
 		}
 	})
 	c.keepAll(ctx)
 	watch.Wait()
-	return err
+	if why := context.Cause(ctx); ctx.Err() != why {
+		return why
+	}
+	return nil
+}
+
+// Owner is whose installation the results stream says that it is, "" where it says nothing
+// or there is none. Errors wrap sale.ErrUnavailable.
+func (c *Conn) Owner(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.askTimeout)
+	defer cancel()
+	s, err := c.js.Stream(ctx, c.names.results)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, c.names.results, err)
+	}
+	return s.CachedInfo().Config.Metadata[ownerKey], nil
 }
 
 func (c *Conn) keepAll(ctx context.Context) {
@@ -235,14 +265,14 @@ func (c *Conn) Ping(ctx context.Context) error {
 	if !c.Connected() {
 		return fmt.Errorf("nats: %w", nats.ErrDisconnected)
 	}
-	if _, err := c.js.Stream(ctx, resultsStream); err != nil {
+	if _, err := c.js.Stream(ctx, c.names.results); err != nil {
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			c.look()
 		}
-		return fmt.Errorf("nats stream %s: %w", resultsStream, err)
+		return fmt.Errorf("nats stream %s: %w", c.names.results, err)
 	}
 	if !c.ResultsReady() {
-		return fmt.Errorf("nats stream %s cannot be used: %v", resultsStream, c.kept[keptResults].notes())
+		return fmt.Errorf("nats stream %s cannot be used: %v", c.names.results, c.kept[keptResults].notes())
 	}
 	return nil
 }

@@ -215,3 +215,13 @@ func TestEmbeddedKeepsItsStreams(t *testing.T) {
 		t.Error("a server that never flushes was accepted")
 	}
 }
+
+// The names of an installation without a namespace.
+const (
+	resultsStream = "FLASHGATE"
+	backlogStream = "FLASHGATE_BACKLOG"
+	backlogPrefix = "flashgate.backlog."
+	statsPrefix   = "flashgate.stats."
+)
+
+var plain = namesOf("")

@@ -86,7 +86,7 @@ func TestSubject(t *testing.T) {
 		{sale.KindPaymentRefund, "flashgate.payments.refund"},
 	}
 	for _, tc := range tests {
-		if got := subjectOf("phone", tc.kind); got != tc.want {
+		if got := plain.subject("phone", tc.kind); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.kind, got, tc.want)
 		}
 	}

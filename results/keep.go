@@ -26,6 +26,7 @@ const (
 type keptStream struct {
 	state atomic.Pointer[streamState]
 	ways  ways
+	met   bool // it was usable once; of the goroutine that looks
 	// full is why the stream takes nothing more, as it last said.
 	full atomic.Pointer[jetstream.APIError]
 }
@@ -138,6 +139,10 @@ func (c *Conn) CompareStreams(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, want.Name, err)
 		}
+		if err := c.checkOwner(&s.CachedInfo().Config); err != nil {
+			out = append(out, detail(want.Name, err.Error(), false))
+			continue
+		}
 		for _, d := range differences(&s.CachedInfo().Config, &want) {
 			out = append(out, detail(want.Name, d.what, !d.fatal))
 		}
@@ -149,13 +154,25 @@ func (c *Conn) CompareStreams(ctx context.Context) ([]string, error) {
 // notes whether they can be used. It returns when they are to be looked at again.
 func (c *Conn) keepStreams(ctx context.Context) (again time.Duration) {
 	again = keepEvery
+	if c.cfg.Installation != nil && c.owner() == "" {
+		for i := range c.kept {
+			c.note(i, c.streams()[i].Name, streamState{notes: []string{"the ledger has not said yet whose it has to be"}})
+		}
+		return ownerSoon
+	}
 	for i, want := range c.streams() {
 		s, err := c.keepStream(ctx, want, c.kept[i].state.Load(), func(s streamState) { c.note(i, want.Name, s) })
 		switch {
 		case ctx.Err() != nil:
 			return again
+		case errors.Is(err, errOwner):
+			if !c.kept[i].met {
+				c.refuse(err)
+			}
+			c.note(i, want.Name, streamState{notes: []string{err.Error()}})
 		case err == nil:
 			c.note(i, want.Name, s)
+			c.kept[i].met = c.kept[i].met || s.usable
 		case c.kept[i].usable():
 			// An election of a leader, or a moment's trouble, changes nothing.
 			c.cfg.Log.Debug("a stream cannot be looked at now", "stream", want.Name, "err", err)
@@ -195,6 +212,9 @@ func (c *Conn) keepStream(ctx context.Context, want jetstream.StreamConfig, befo
 		return definite(err, "it cannot be made or asked for")
 	}
 	have := stream.CachedInfo().Config
+	if err := c.checkOwner(&have); err != nil {
+		return streamState{}, err
+	}
 	found := differences(&have, &want)
 	if before.holds(stream.CachedInfo(), found) {
 		return *before, nil
@@ -287,9 +307,9 @@ func (c *Conn) mend(ctx context.Context, have jetstream.StreamConfig, found []di
 // offers a message that has to be refused, and reads and deletes parked claims of a SKU
 // that there cannot be.
 func (c *Conn) prove(ctx context.Context, stream jetstream.Stream) error {
-	name, subject := stream.CachedInfo().Config.Name, "flashgate.results.!proof"
-	if name == backlogStream {
-		subject = backlogPrefix + "!proof"
+	name, subject := stream.CachedInfo().Config.Name, c.names.root+"results.!proof"
+	if name == c.names.backlog {
+		subject = c.names.parked("!proof")
 	}
 	ask, cancel := context.WithTimeout(ctx, c.askTimeout)
 	defer cancel()
@@ -302,7 +322,7 @@ func (c *Conn) prove(ctx context.Context, stream jetstream.Stream) error {
 		return fmt.Errorf("publish: %w", err)
 	case answer.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence && answer.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequenceConstant:
 		return fmt.Errorf("publish: %w", err)
-	case name != backlogStream:
+	case name != c.names.backlog:
 		return nil
 	}
 	none := jetstream.ConsumerConfig{FilterSubject: subject, HeadersOnly: true}

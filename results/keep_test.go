@@ -381,3 +381,45 @@ func TestFullStreams(t *testing.T) {
 		t.Errorf("%d claims are drained of %d, %v", len(s.of("shoe")), parked+1, err)
 	}
 }
+
+// Streams are marked with their installation, and those of another one are not touched: it
+// does not begin, unless it has a namespace of its own.
+func TestStreamsOfAnotherInstallation(t *testing.T) {
+	server := embedded(t)
+	is := func(id, namespace string) Config {
+		return Config{Embedded: server, Namespace: namespace, Installation: func() string { return id }}
+	}
+	first := connected(t, is("a", ""))
+	foreign := connecting(t, is("b", ""))
+	if err := foreign.Run(t.Context()); !errors.Is(err, errOwner) || foreign.ResultsReady() || foreign.BacklogReady() {
+		t.Errorf("another one: %v", err)
+	}
+	if lines, err := foreign.CompareStreams(patient(t)); err != nil || len(lines) != 2 || !strings.Contains(lines[0], "another installation") {
+		t.Errorf("as its commands see them: %q, %v", lines, err)
+	}
+	if owner, err := foreign.Owner(patient(t)); owner != "a" || err != nil {
+		t.Errorf("the stream is %q's, %v", owner, err)
+	}
+	second := connected(t, is("b", "two"))
+	for i, c := range []*Conn{first, second} {
+		o := newOutbox()
+		o.commit(sale.KindReserved, sold("phone", "ann", 1))
+		if err := newRelay(t, c, o, RelayConfig{}).Pass(t.Context()); err != nil || o.pending() != 0 {
+			t.Errorf("%d: %v", i, err)
+		}
+		b := newBacklog(t, c, BacklogConfig{})
+		mustPark(t, b, "phone", wishes("phone", i, i+1))
+		extent, err := c.Extent(patient(t))
+		counts, err2 := b.look(patient(t))
+		if extent.Last != 1 || counts["phone"] != 1 || err != nil || err2 != nil {
+			t.Errorf("%d: %d messages, %v parked, %v, %v", i, extent.Last, counts, err, err2)
+		}
+	}
+	// A gateway whose ledger has not answered yet uses nothing.
+	waiting := connecting(t, is("", ""))
+	during(t, waiting.Run)
+	testenv.Eventually(t, func() bool { return says(waiting, "whose it has to be") }, "it waits for the ledger")
+	if waiting.ResultsReady() {
+		t.Error("streams are used before it is known whose they have to be")
+	}
+}

@@ -214,7 +214,7 @@ func (p *Publisher) release(row *sale.OutboxRow) {
 func (p *Publisher) fly(ctx context.Context, rows []sale.OutboxRow) {
 	msgs := make([]*nats.Msg, len(rows))
 	for i := range rows {
-		msgs[i] = message(&rows[i])
+		msgs[i] = p.conn.names.message(&rows[i])
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.ackTimeout)
 	defer cancel()

@@ -28,14 +28,14 @@ func (c *Conn) Extent(ctx context.Context) (Extent, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.askTimeout)
 	defer cancel()
 	if !c.Connected() {
-		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, resultsStream, nats.ErrDisconnected)
+		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, c.names.results, nats.ErrDisconnected)
 	}
-	s, err := c.js.Stream(ctx, resultsStream)
+	s, err := c.js.Stream(ctx, c.names.results)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return Extent{}, nil // no gateway has run yet, or NATS has lost everything
 	}
 	if err != nil {
-		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, resultsStream, err)
+		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, c.names.results, err)
 	}
 	state := s.CachedInfo().State
 	e := Extent{Last: state.LastSeq}
@@ -65,7 +65,7 @@ func (c *Conn) EachEvent(ctx context.Context, last uint64, fn func(kind sale.Kin
 	for stuck := 0; next <= last; stuck++ {
 		began := next
 		cfg := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next}
-		err := c.read(ctx, resultsStream, cfg, firstPage, func(page []jetstream.Msg) error {
+		err := c.read(ctx, c.names.results, cfg, firstPage, func(page []jetstream.Msg) error {
 			for _, msg := range page {
 				meta, err := msg.Metadata()
 				if err != nil {

@@ -38,14 +38,14 @@ func TestEachEvent(t *testing.T) {
 		case i%3 == 0:
 			o := sold("shoe", strconv.Itoa(i), 1)
 			o.Coupon = "TEN"
-			put(subjectOf("shoe", sale.KindCouponRedeem), Encode(sale.KindCouponRedeem, []sale.Order{o}), "coupons.redeem 1")
+			put(plain.subject("shoe", sale.KindCouponRedeem), Encode(sale.KindCouponRedeem, []sale.Order{o}), "coupons.redeem 1")
 		default:
 			sku := "sku" + strconv.Itoa(i%7)
 			orders := make([]sale.Order, 1+i%40)
 			for n := range orders {
 				orders[n] = sold(sku, fmt.Sprint(i, "-", n), 1)
 			}
-			put(subjectOf(sku, sale.KindReserved), Encode(sale.KindReserved, orders), fmt.Sprint("results.reserved ", len(orders)))
+			put(plain.subject(sku, sale.KindReserved), Encode(sale.KindReserved, orders), fmt.Sprint("results.reserved ", len(orders)))
 		}
 	}
 	e, err := c.Extent(t.Context())
@@ -143,7 +143,7 @@ func TestEachEventThroughBrokenConnections(t *testing.T) {
 		for k := range o {
 			o[k] = sold("shoe", fmt.Sprint(i, "-", k), 1)
 		}
-		if _, err := c.js.Publish(patient(t), subjectOf("shoe", sale.KindReserved), Encode(sale.KindReserved, o)); err != nil {
+		if _, err := c.js.Publish(patient(t), plain.subject("shoe", sale.KindReserved), Encode(sale.KindReserved, o)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -378,7 +378,7 @@ func (r *Relay) messages(row *sale.OutboxRow) ([]*nats.Msg, error) {
 	if row.Damage != nil {
 		return nil, fmt.Errorf("%w: %w", errUnreadable, row.Damage)
 	}
-	msgs, err := split(message(row), r.conn.nc.MaxPayload())
+	msgs, err := split(r.conn.names.message(row), r.conn.nc.MaxPayload())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}

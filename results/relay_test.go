@@ -99,7 +99,7 @@ func TestRelayPublishesTogether(t *testing.T) {
 	}
 	states += write(200, 400)
 	again := o.rows[99] // the first of an order
-	if _, err := c.js.PublishMsg(patient(t), message(&again)); err != nil {
+	if _, err := c.js.PublishMsg(patient(t), plain.message(&again)); err != nil {
 		t.Fatal(err)
 	}
 	o.rows[200].Payload, o.rows[200].Damage = nil, errors.New("damaged")

@@ -113,7 +113,7 @@ func (s *Stats) publish() {
 	}
 	at := s.cfg.Now()
 	for sku, r := range counts {
-		if err := s.conn.nc.Publish(statsPrefix+sku, r.appendJSON(nil, sku, at)); err != nil {
+		if err := s.conn.nc.Publish(s.conn.names.refused(sku), r.appendJSON(nil, sku, at)); err != nil {
 			s.cfg.Log.Debug("refusal counts could not be published", "err", err)
 			return
 		}

@@ -3,6 +3,7 @@ package results
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -43,14 +44,19 @@ func (s *StreamConfig) validate() error {
 // streams is how the configuration wants them.
 func (c *Conn) streams() []jetstream.StreamConfig {
 	cfg := &c.cfg.Streams
+	var metadata map[string]string
+	if own := c.owner(); own != "" {
+		metadata = map[string]string{ownerKey: own}
+	}
 	return []jetstream.StreamConfig{
 		{
-			Name:        resultsStream,
+			Name:        c.names.results,
 			Description: "Every state change of every order, and what other services have to do about it.",
 			// The refusal counts on flashgate.stats are not kept.
-			Subjects:   []string{"flashgate.results.>", "flashgate.coupons.>", "flashgate.inventory.>", "flashgate.payments.>"},
+			Subjects:   []string{c.names.root + "results.>", c.names.root + "coupons.>", c.names.root + "inventory.>", c.names.root + "payments.>"},
 			Storage:    jetstream.FileStorage,
 			Replicas:   cfg.Replicas,
+			Metadata:   metadata,
 			Retention:  jetstream.LimitsPolicy,
 			MaxAge:     cfg.MaxAge,
 			Duplicates: c.duplicates,
@@ -58,11 +64,12 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			AllowAtomicPublish: true,
 		},
 		{
-			Name:        backlogStream,
+			Name:        c.names.backlog,
 			Description: "Claims that were admitted while the ledger was away, until it decides them.",
-			Subjects:    []string{backlogPrefix + "*"},
+			Subjects:    []string{c.names.parked("*")},
 			Storage:     jetstream.FileStorage,
 			Replicas:    cfg.Replicas,
+			Metadata:    metadata,
 			// A claim leaves when the drainer deletes it, and a full backlog refuses the
 			// new one: a parked claim is never pushed out.
 			Retention:  jetstream.LimitsPolicy,
@@ -73,6 +80,30 @@ func (c *Conn) streams() []jetstream.StreamConfig {
 			AllowAtomicPublish: true,
 		},
 	}
+}
+
+// ownerKey is where a stream's metadata say whose it is.
+const ownerKey = "flashgate_installation"
+
+// owner is the identity that this gateway's streams have, "" as long as it is not known.
+func (c *Conn) owner() string {
+	if c.cfg.Installation == nil {
+		return ""
+	}
+	return c.cfg.Installation()
+}
+
+// errOwner says that a stream is another installation's. Its orders are not ours, however
+// alike its SKUs are called.
+var errOwner = errors.New("it belongs to another installation")
+
+// checkOwner compares whose a stream is with whose this gateway is, where both are known.
+func (c *Conn) checkOwner(have *jetstream.StreamConfig) error {
+	of, own := have.Metadata[ownerKey], c.owner()
+	if of == "" || own == "" || of == own {
+		return nil
+	}
+	return fmt.Errorf("%w: stream %s is %s's, and the ledger is %s's: give each a namespace, or a NATS", errOwner, have.Name, of, own)
 }
 
 // difference is something in which a stream is not as the configuration says.
@@ -94,7 +125,7 @@ func differences(have, want *jetstream.StreamConfig) []difference {
 			out = append(out, difference{fmt.Sprintf(what, args...), fatal, mend})
 		}
 	}
-	parked := want.Name == backlogStream
+	parked := want.Discard == jetstream.DiscardNew
 	for _, subject := range want.Subjects {
 		covered := slices.ContainsFunc(have.Subjects, func(s string) bool { return covers(s, subject) })
 		add(!covered, true, func(c *jetstream.StreamConfig) { c.Subjects = append(slices.Clone(c.Subjects), subject) }, "it does not take %s", subject)
@@ -108,6 +139,15 @@ func differences(have, want *jetstream.StreamConfig) []difference {
 		"it has %d replicas, not %d", have.Replicas, want.Replicas)
 	add(have.Duplicates < want.Duplicates, false, func(c *jetstream.StreamConfig) { c.Duplicates = want.Duplicates },
 		"it knows repeats for %v, not for %v", have.Duplicates, want.Duplicates)
+	if own := want.Metadata[ownerKey]; own != "" {
+		add(have.Metadata[ownerKey] == "", false, func(c *jetstream.StreamConfig) {
+			c.Metadata = maps.Clone(c.Metadata)
+			if c.Metadata == nil {
+				c.Metadata = make(map[string]string)
+			}
+			c.Metadata[ownerKey] = own
+		}, "it does not say whose it is")
+	}
 	add(!have.AllowAtomicPublish, false, func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = true },
 		oneByOne)
 	add(have.MaxAge != want.MaxAge, parked, func(c *jetstream.StreamConfig) { c.MaxAge = want.MaxAge },

@@ -63,7 +63,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	if a.nats, err = results.Connect(natsConfig(cfg, log, reg, embedded)); err != nil {
+	if a.nats, err = results.Connect(natsConfig(cfg, log, reg, embedded, a.ledger.Installation)); err != nil {
 		return nil, err
 	}
 	resultsLog := log.With("part", "results")
@@ -94,7 +94,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	shieldCfg := shieldConfig(cfg, log, reg, a.backlog)
+	shieldCfg := shieldConfig(cfg, log, reg, a.backlog, a.ledger.Installation)
 	shieldCfg.Breaker = func(server string) deduct.Breaker { return eachServer(server) }
 	if a.shield, err = deduct.New(shieldCfg, a.ledger.Source()); err != nil {
 		return nil, err

@@ -86,7 +86,7 @@ func withParts(ctx context.Context, s source, fn func(context.Context, *parts) e
 		log := newLogger(cfg.Log)
 		deduct.SetClientLog(log)
 		var err error
-		if p.shield, err = deduct.New(shieldConfig(cfg, log, nil, p.backlog), db.Source()); err != nil {
+		if p.shield, err = deduct.New(shieldConfig(cfg, log, nil, p.backlog, db.Installation), db.Source()); err != nil {
 			return err
 		}
 		return runCommand(ctx, stage{"shield", p.shield.Run}, func(ctx context.Context) error { return fn(ctx, p) })
@@ -97,7 +97,7 @@ func withParts(ctx context.Context, s source, fn func(context.Context, *parts) e
 // says so. It does not touch the streams, which are the gateways': it compares them.
 func (p *parts) connect(ctx context.Context, cfg configs.Config) (err error) {
 	p.nats, err = results.Connect(results.Config{
-		URL: cfg.NATS.URL, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate command", Streams: streamConfig(cfg),
+		URL: cfg.NATS.URL, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate command", Namespace: cfg.Namespace, Installation: p.ledger.Installation, Streams: streamConfig(cfg),
 	})
 	if err != nil {
 		return err

@@ -15,12 +15,34 @@ import (
 type restoreCmd struct {
 	source
 	DryRun bool `help:"Only say what the ledger lacks."`
+	Adopt  bool `help:"The ledger was made anew: it takes the identity of the installation whose events these are. No gateway may be running."`
+}
+
+// adopt gives a ledger that was made anew the identity that the results stream carries.
+// Without being asked to, nothing of another installation is put into a ledger.
+func (c restoreCmd) adopt(ctx context.Context, p *parts) error {
+	owner, err := p.nats.Owner(ctx)
+	own := p.ledger.Installation()
+	switch {
+	case err != nil || owner == "" || owner == own:
+		return err
+	case !c.Adopt:
+		return fmt.Errorf("the results stream is that of installation %s, and the ledger is that of %s: if the ledger was made anew, restore --adopt", owner, own)
+	case c.DryRun:
+		fmt.Printf("would make the ledger that of installation %s\n", owner)
+		return nil
+	}
+	fmt.Printf("the ledger is that of installation %s now, and was that of %s\n", owner, own)
+	return p.ledger.Adopt(ctx, owner)
 }
 
 func (c restoreCmd) Run(ctx context.Context) error {
 	return withParts(ctx, c.source, func(ctx context.Context, p *parts) error {
 		if p.nats == nil {
 			return errors.New("nats.url: there is nothing to restore from")
+		}
+		if err := c.adopt(ctx, p); err != nil {
+			return err
 		}
 		r, err := audit.NewRestorer(audit.RestoreConfig{DryRun: c.DryRun}, p.ledger, auditedResults{p.nats, p.backlog})
 		if err != nil {

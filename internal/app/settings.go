@@ -31,10 +31,11 @@ func ledgerConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registere
 	}
 }
 
-func natsConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, embedded *results.Embedded) results.Config {
+func natsConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, embedded *results.Embedded, installation func() string) results.Config {
 	return results.Config{
 		URL: cfg.NATS.URL, Embedded: embedded, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate " + instance(),
 		Monitors: cfg.NATS.MonitorURL, RequireSync: cfg.NATS.RequireSync,
+		Namespace: cfg.Namespace, Installation: installation,
 		Streams: streamConfig(cfg), Log: log.With("part", "results"), Registerer: reg,
 	}
 }
@@ -44,9 +45,10 @@ func streamConfig(cfg configs.Config) results.StreamConfig {
 }
 
 // shieldConfig is the shield's; a nil backlog is one in which nothing is parked.
-func shieldConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, backlog *results.Backlog) deduct.Config {
+func shieldConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, backlog *results.Backlog, installation func() string) deduct.Config {
 	r := cfg.Redis
 	c := deduct.Config{
+		Namespace: cfg.Namespace, Installation: installation,
 		Addrs: r.Addrs, SentinelMaster: r.SentinelMaster, SentinelPassword: r.SentinelPassword,
 		Username: r.Username, Password: r.Password, DB: r.DB,
 		DialTimeout: r.DialTimeout, ReadTimeout: r.ReadTimeout, PoolSize: r.PoolSize,

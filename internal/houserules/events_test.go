@@ -24,7 +24,7 @@ func TestEveryKindHasAStream(t *testing.T) {
 	}
 	streams := read("results", "streams.go")
 	for _, kind := range kinds {
-		if !strings.Contains(streams, `"flashgate.`+kind[1]+`.>"`) {
+		if !strings.Contains(streams, `c.names.root + "`+kind[1]+`.>"`) {
 			t.Errorf("no stream has the subjects flashgate.%s.>", kind[1])
 		}
 	}

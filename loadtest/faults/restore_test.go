@@ -28,7 +28,7 @@ func (c *cluster) cancel(g *gate, a answer) {
 }
 
 // tables are all of the ledger's.
-var tables = []string{"skus", "stock", "orders", "buyers", "stock_moves", "outbox", "due", "payments", "job_leases", "change_counter", "buyer_work"}
+var tables = []string{"skus", "stock", "orders", "buyers", "stock_moves", "outbox", "due", "payments", "job_leases", "change_counter", "buyer_work", "installation"}
 
 func (c *cluster) exec(queries ...string) {
 	c.t.Helper()
