@@ -15,8 +15,8 @@ func TestHeardOfAChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, config())
 		w.running(t)
-		w.Heard(nil, w.sku) // of which nothing is remembered
-		pass(time.Minute)
+		w.Heard(nil, w.sku)             // of which nothing is remembered
+		pass(time.Minute + time.Second) // not when what nobody asked for is forgotten
 		w.shield.takeRaised()
 		w.shield.deduct = w.answers("-")
 		if w.settle(t, claims("a")); !w.SoldOut("s") {

@@ -228,9 +228,9 @@ func (b *bulk) fillAndFlip(ctx context.Context, skus []*bulkSKU) error {
 // fillBuyers, every segment has all of a buyer's units.
 func (l *load) fieldsOf(sku *sale.SKU, h *sale.Holdings) []any {
 	var fields []any
-	for i, id := range h.Orders {
-		if inFamily(h.Segments[i], segmentsOf(sku)) == l.segment {
-			fields = append(fields, "o:"+string(id[:]), "ledger")
+	for i := range h.Orders {
+		if o := &h.Orders[i]; inFamily(o.Segment, segmentsOf(sku)) == l.segment {
+			fields = append(fields, "o:"+string(o.ID[:]), standsFor(o))
 		}
 	}
 	if sku.PerUserLimit > 0 {

@@ -34,10 +34,10 @@ func (s source) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]
 	return found, elsewhere(err)
 }
 
-func (s source) EachOrder(ctx context.Context, sku string, fn func(ids []sale.OrderID, segments []int) error) error {
+func (s source) EachOrder(ctx context.Context, sku string, fn func([]sale.HeldOrder) error) error {
 	var ours error
-	err := s.Ledger.EachOrder(ctx, sku, func(ids []sale.OrderID, segments []int) error {
-		ours = fn(ids, segments)
+	err := s.Ledger.EachOrder(ctx, sku, func(orders []sale.HeldOrder) error {
+		ours = fn(orders)
 		return ours
 	})
 	if ours != nil {

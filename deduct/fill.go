@@ -54,10 +54,10 @@ func (s *Shield) fillOrders(ctx context.Context, sku *sale.SKU, loads []*load) e
 		bySegment[l.segment] = l
 	}
 	fields := make(map[*load][]any, len(loads))
-	err := s.ledger.EachOrder(ctx, sku.Name, func(ids []sale.OrderID, segments []int) error {
-		for i, id := range ids {
-			if l := bySegment[inFamily(segments[i], segmentsOf(sku))]; l != nil {
-				fields[l] = append(fields[l], "o:"+string(id[:]), "ledger")
+	err := s.ledger.EachOrder(ctx, sku.Name, func(orders []sale.HeldOrder) error {
+		for i := range orders {
+			if l := bySegment[inFamily(orders[i].Segment, segmentsOf(sku))]; l != nil {
+				fields[l] = append(fields[l], "o:"+string(orders[i].ID[:]), standsFor(&orders[i]))
 			}
 		}
 		for _, l := range loads {
@@ -72,6 +72,15 @@ func (s *Shield) fillOrders(ctx context.Context, sku *sale.SKU, loads []*load) e
 		return fmt.Errorf("deduct: loading orders of %s: %w", sku.Name, err)
 	}
 	return nil
+}
+
+// standsFor is what an order's id stands for in a copy that is loaded: whose units were
+// given back has none to give, however often that is told.
+func standsFor(o *sale.HeldOrder) string {
+	if o.Ended {
+		return "released"
+	}
+	return "ledger"
 }
 
 // fillBuyers gives every segment all of a buyer's units, so that a limit reached in one
@@ -238,8 +247,9 @@ func (s *Shield) findBatches(ctx context.Context, family string, records map[str
 // the ledger committed while it was being read.
 func (s *Shield) writeCarried(ctx context.Context, sku *sale.SKU, l *load) error {
 	var fields []any
-	for _, o := range l.settled {
-		fields = append(fields, "o:"+string(o.ID[:]), "ledger")
+	for i := range l.settled {
+		o := &l.settled[i]
+		fields = append(fields, "o:"+string(o.ID[:]), standsFor(&sale.HeldOrder{Ended: !o.Status.Live()}))
 	}
 	units := make(map[string]int64)
 	for _, c := range l.carried {

@@ -87,7 +87,7 @@ func (l *fakeLedger) Holdings(_ context.Context, skus []string, most int) (map[s
 	defer l.mu.Unlock()
 	h := &sale.Holdings{Stock: maps.Clone(l.stock), Partial: len(l.orders) > most || len(l.buyers) > most}
 	for id, o := range l.orders {
-		h.Orders, h.Segments = append(h.Orders, id), append(h.Segments, o.Segment)
+		h.Orders = append(h.Orders, sale.HeldOrder{ID: id, Segment: o.Segment, Ended: !o.Status.Live()})
 	}
 	for u, n := range l.buyers {
 		if n > 0 {
@@ -97,7 +97,7 @@ func (l *fakeLedger) Holdings(_ context.Context, skus []string, most int) (map[s
 	return map[string]*sale.Holdings{l.sku.Name: h}, nil
 }
 
-func (l *fakeLedger) EachOrder(_ context.Context, _ string, fn func([]sale.OrderID, []int) error) error {
+func (l *fakeLedger) EachOrder(_ context.Context, _ string, fn func([]sale.HeldOrder) error) error {
 	if err := l.enter("orders"); err != nil {
 		return err
 	}
@@ -108,17 +108,18 @@ func (l *fakeLedger) EachOrder(_ context.Context, _ string, fn func([]sale.Order
 		ids = append(ids, id)
 	}
 	sort.Slice(ids, func(i, j int) bool { return string(ids[i][:]) < string(ids[j][:]) })
-	segments := make([]int, len(ids))
+	orders := make([]sale.HeldOrder, len(ids))
 	for i, id := range ids {
-		segments[i] = l.orders[id].Segment
+		o := l.orders[id]
+		orders[i] = sale.HeldOrder{ID: id, Segment: o.Segment, Ended: !o.Status.Live()}
 	}
 	l.mu.Unlock()
-	for len(ids) > 0 {
-		n := min(len(ids), 700)
-		if err := fn(ids[:n], segments[:n]); err != nil {
+	for len(orders) > 0 {
+		n := min(len(orders), 700)
+		if err := fn(orders[:n]); err != nil {
 			return err
 		}
-		ids, segments = ids[n:], segments[n:]
+		orders = orders[n:]
 		if err := l.enter("orders chunk"); err != nil {
 			return err
 		}
@@ -286,7 +287,7 @@ func (ls fakeLedgers) Holdings(ctx context.Context, skus []string, most int) (ma
 	return out, nil
 }
 
-func (ls fakeLedgers) EachOrder(ctx context.Context, sku string, fn func([]sale.OrderID, []int) error) error {
+func (ls fakeLedgers) EachOrder(ctx context.Context, sku string, fn func([]sale.HeldOrder) error) error {
 	return ls[sku].EachOrder(ctx, sku, fn)
 }
 

@@ -332,3 +332,40 @@ func TestGivingUp(t *testing.T) {
 	}
 	rebuild(t, s, &sku)
 }
+
+// An order whose units were given back has none to give however often that is repeated, also
+// to a copy that was loaded meanwhile, alone or with others.
+func TestAGiveBackRepeatedAfterALoad(t *testing.T) {
+	for _, limit := range []int64{0, 1} {
+		for how, load := range map[string]func(*testing.T, *scene){
+			"alone": func(t *testing.T, sc *scene) { rebuild(t, sc.s, &sc.sku) },
+			"with others": func(t *testing.T, sc *scene) {
+				if alone, failed := sc.s.BulkLoad(t.Context(), []*sale.SKU{&sc.sku}); len(alone)+len(failed) > 0 {
+					t.Fatal(alone, failed)
+				}
+			},
+		} {
+			t.Run(fmt.Sprintf("limit %d, %s", limit, how), func(t *testing.T) {
+				sc := newScene(t, limit, 10)
+				gone, stays := claim("a", "1", 1), claim("b", "1", 1)
+				d := deduct(t, sc.s, &sc.sku, []*sale.Claim{gone, stays})
+				if err := sc.s.Settle(t.Context(), &sc.sku, decide(sc.l, d, []*sale.Claim{gone, stays})); err != nil {
+					t.Fatal(err)
+				}
+				o, _ := sc.l.cancel(gone.ID)
+				for range 3 {
+					sc.s.Distrust(sc.sku.Name, sc.l.Now())
+					load(t, sc)
+					for range 2 {
+						if err := sc.s.Release(t.Context(), &sc.sku, []sale.Order{o}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if left, _, err := sc.s.Left(t.Context(), &sc.sku); err != nil || left != 9 {
+						t.Errorf("%d are left, %v; the ledger has 9", left, err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -29,9 +29,8 @@ type Ledger interface {
 	Now() int64
 	// Stocks returns units by segment, of those of the SKUs that have stock.
 	Stocks(ctx context.Context, skus []string) (map[string]map[int]sale.Stock, error)
-	// EachOrder hands over, in chunks, every order id of the SKU, of any status, and
-	// the segment each was sold from.
-	EachOrder(ctx context.Context, sku string, fn func(ids []sale.OrderID, segments []int) error) error
+	// EachOrder hands over, in chunks, every order of the SKU, of any status.
+	EachOrder(ctx context.Context, sku string, fn func([]sale.HeldOrder) error) error
 	// EachBuyer hands over, in chunks, each buyer's units in live orders.
 	EachBuyer(ctx context.Context, sku string, fn func(users []string, units []int64) error) error
 	// Holdings returns what is held of those of the SKUs that have stock, each with up to

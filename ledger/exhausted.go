@@ -153,11 +153,13 @@ var errTooMany = errors.New("more order ids than the bound")
 func (db *DB) loadIDs(ctx context.Context, sku string, state stockState) []sale.OrderID {
 	e := &db.exhausted
 	ids := make([]sale.OrderID, 0, min(state.sold, int64(e.bound)))
-	err := db.EachOrder(ctx, sku, func(chunk []sale.OrderID, _ []int) error {
+	err := db.EachOrder(ctx, sku, func(chunk []sale.HeldOrder) error {
 		if len(ids)+len(chunk) > e.bound {
 			return errTooMany
 		}
-		ids = append(ids, chunk...)
+		for i := range chunk {
+			ids = append(ids, chunk[i].ID)
+		}
 		return nil
 	})
 	slices.SortFunc(ids, compareOrderIDs)

@@ -86,7 +86,7 @@ func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
 
 func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
 	text := newScript(s.dialect)
-	text.someOfEach("sku, order_id, segment", skus, most+1, func(sku string) {
+	text.someOfEach("sku, order_id, segment, status NOT IN "+live, skus, most+1, func(sku string) {
 		first, last := sale.OrderIDsOf(sku)
 		text.raw(" FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id >= ")
 		text.bytes(first[:])
@@ -135,15 +135,16 @@ func (s *script) someOfEach(columns string, skus []string, limit int, from func(
 func scanHeldOrder(r *sql.Rows, held map[string]*sale.Holdings) error {
 	var sku string
 	var id sql.RawBytes
-	var segment int
-	if err := r.Scan(&sku, &id, &segment); err != nil {
+	var o sale.HeldOrder
+	if err := r.Scan(&sku, &id, &o.Segment, &o.Ended); err != nil {
 		return err
 	}
 	if len(id) != len(sale.OrderID{}) {
 		return fmt.Errorf("an order row has a key of %d bytes", len(id))
 	}
 	if h := held[sku]; h != nil {
-		h.Orders, h.Segments = append(h.Orders, sale.OrderID(id)), append(h.Segments, segment)
+		o.ID = sale.OrderID(id)
+		h.Orders = append(h.Orders, o)
 	}
 	return nil
 }

@@ -146,10 +146,10 @@ func TestReads(t *testing.T) {
 		settleGroup(t, db, direct(sku, claim(sku, "u-0", "again", 2)))
 
 		chunks, seen := 0, map[sale.OrderID]int{}
-		err := db.EachOrder(t.Context(), "shoe", func(ids []sale.OrderID, segments []int) error {
+		err := db.EachOrder(t.Context(), "shoe", func(orders []sale.HeldOrder) error {
 			chunks++
-			for i, id := range ids {
-				seen[id] = segments[i]
+			for _, o := range orders {
+				seen[o.ID] = o.Segment
 			}
 			return nil
 		})
@@ -167,10 +167,10 @@ func TestReads(t *testing.T) {
 			t.Errorf("EachBuyer: %v, %d buyers, %d %d", err, len(units), units["u-0"], units["u-1"])
 		}
 		stop := errors.New("stop")
-		if err := db.EachOrder(t.Context(), "shoe", func([]sale.OrderID, []int) error { return stop }); !errors.Is(err, stop) {
+		if err := db.EachOrder(t.Context(), "shoe", func([]sale.HeldOrder) error { return stop }); !errors.Is(err, stop) {
 			t.Errorf("fn's error came back as %v", err)
 		}
-		if err := db.EachOrder(t.Context(), "none", func([]sale.OrderID, []int) error { return stop }); err != nil {
+		if err := db.EachOrder(t.Context(), "none", func([]sale.HeldOrder) error { return stop }); err != nil {
 			t.Errorf("a SKU without orders: %v", err)
 		}
 

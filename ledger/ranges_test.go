@@ -48,7 +48,7 @@ func TestStatementsTouchTheirSKUsOrders(t *testing.T) {
 		}
 	}
 	// Everything that is done with one SKU.
-	must(db.EachOrder(ctx, shoe.Name, func([]sale.OrderID, []int) error { return nil }))
+	must(db.EachOrder(ctx, shoe.Name, func([]sale.HeldOrder) error { return nil }))
 	_, err := db.Source().Holdings(ctx, []string{shoe.Name}, 10_000)
 	must(err)
 	_, _, err = db.FindExhausted(ctx, shoe.Name, []sale.OrderID{sale.DeriveOrderID(shoe.Name, "nobody", "")})

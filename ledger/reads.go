@@ -143,29 +143,28 @@ func (db *DB) ordersOf(sku string) skuOrders {
 // eachChunk is how many rows EachOrder and EachBuyer hand over at once.
 const eachChunk = 5000
 
-// EachOrder streams the ids and segments of every order of the SKU, of any status, in
+// EachOrder streams every order of the SKU, of any status and in the order of ids, in
 // chunks that fn must not keep. Orders committed while it runs may be missing. An
 // error of fn ends it and is returned as it is.
-func (db *DB) EachOrder(ctx context.Context, sku string, fn func(ids []sale.OrderID, segments []int) error) error {
-	ids := make([]sale.OrderID, 0, eachChunk)
-	segments := make([]int, 0, eachChunk)
+func (db *DB) EachOrder(ctx context.Context, sku string, fn func([]sale.HeldOrder) error) error {
+	orders := make([]sale.HeldOrder, 0, eachChunk)
 	flush := func() error {
-		if len(ids) == 0 {
+		if len(orders) == 0 {
 			return nil
 		}
-		err := fn(ids, segments)
-		ids, segments = ids[:0], segments[:0]
+		err := fn(orders)
+		orders = orders[:0]
 		return err
 	}
 	var id sql.RawBytes
-	var segment int
+	var o sale.HeldOrder
 	of := db.ordersOf(sku)
-	return db.stream(ctx, "SELECT order_id, segment"+of.from, of.args, []any{&id, &segment}, func() error {
+	return db.stream(ctx, "SELECT order_id, segment, status NOT IN "+live+of.from, of.args, []any{&id, &o.Segment, &o.Ended}, func() error {
 		if len(id) != len(sale.OrderID{}) {
 			return fmt.Errorf("an order row has a key of %d bytes", len(id))
 		}
-		ids, segments = append(ids, sale.OrderID(id)), append(segments, segment)
-		if len(ids) < eachChunk {
+		o.ID = sale.OrderID(id)
+		if orders = append(orders, o); len(orders) < eachChunk {
 			return nil
 		}
 		return flush()

@@ -1,12 +1,18 @@
 package sale
 
+// HeldOrder is what a copy of a SKU has to know of an order.
+type HeldOrder struct {
+	ID      OrderID
+	Segment int // that its units were taken from
+	// Ended says that its units were given back: it holds none, and a repeat of the
+	// give-back must give none.
+	Ended bool
+}
+
 // Holdings is what the ledger holds of one SKU, for a copy of it.
 type Holdings struct {
-	Stock map[int]Stock // by segment
-	// Orders are the ids of its orders, of any status, and Segments, parallel to them, the
-	// segments they were sold from.
-	Orders   []OrderID
-	Segments []int
+	Stock  map[int]Stock // by segment
+	Orders []HeldOrder   // of any status
 	// Users are buyers with units in live orders, and Units, parallel to them, how many.
 	// They are kept of SKUs with a limit only.
 	Users []string
