@@ -56,6 +56,8 @@ type Snapshot interface {
 	EachOrder(ctx context.Context, from, to sale.OrderID, fn func([]sale.Order) error) error
 	// EachPending hands over the outbox: what has not been acknowledged.
 	EachPending(ctx context.Context, fn func(sale.OutboxRow) error) error
+	// EachRefund hands over the payments that have to be given back.
+	EachRefund(ctx context.Context, fn func([]sale.Refund) error) error
 }
 
 // Results is what an Auditor reads of the world's side. Errors wrap

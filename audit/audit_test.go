@@ -123,6 +123,9 @@ func TestEachCheckFindsItsOwn(t *testing.T) {
 			w.copies[0].Left--
 			w.copies[0].Tentative = append(w.copies[0].Tentative, sale.Tentative{ID: sale.OrderID{1}, Quantity: 1, Age: 17 * time.Second})
 		}, false},
+		{"a refund that nobody was told of", "results_refunds", func(w *world, all []sale.Order) {
+			w.refunds = append(w.refunds, sale.Refund{OrderID: all[0].ID, EventID: "payment", At: all[0].ReservedAt})
+		}, false},
 		{"a stream that is not as configured", "results_streams", func(w *world, _ []sale.Order) { w.differs = []string{"it has 1 replicas"} }, false},
 		{"what the ledger finds itself", "stock_sold", func(w *world, _ []sale.Order) {
 			w.checks = append(w.checks, sale.Checked{Check: "stock_sold", Promise: "p", Findings: []sale.Finding{{Check: "stock_sold", SKU: "shoe", Detail: "d"}}})
@@ -263,7 +266,7 @@ func TestPartsThatAreAway(t *testing.T) {
 	for part, want := range map[string]struct {
 		notMade int
 		ok      bool
-	}{"nats": {7, false}, "redis": {2, true}} {
+	}{"nats": {8, false}, "redis": {2, true}} {
 		w := newWorld()
 		w.fill(6)
 		w.away[part] = gone
@@ -287,7 +290,7 @@ func TestPartsThatAreAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f, r := found(t, a); len(f) != 7 || !r.OK() || !r.Warned() {
+	if f, r := found(t, a); len(f) != 8 || !r.OK() || !r.Warned() {
 		t.Errorf("%v", f)
 	}
 	if _, err := New(Config{MaxOrders: 2}, nil, nil, nil); err == nil {
@@ -361,5 +364,70 @@ func TestReport(t *testing.T) {
 	r.Checks = r.Checks[:1]
 	if !r.OK() || r.Warned() {
 		t.Error("not ok")
+	}
+}
+
+// The stream is at its age limit, so that its beginning goes while it is read in several
+// passes: what was told and has gone is no finding, and what was never told still is one.
+func TestTheStreamAgesAwayMeanwhile(t *testing.T) {
+	w := newWorld()
+	orders := w.fill(400)
+	w.publishAll()
+	lost := orders[len(orders)-1]
+	for i, m := range w.stream {
+		if m.kind == sale.KindReserved && m.orders[0].ID == lost.ID {
+			w.stream = append(w.stream[:i:i], w.stream[i+1:]...)
+			break
+		}
+	}
+	for w.stream[w.dropped].orders[0].ReservedAt < began+10_000 {
+		w.dropped++
+	}
+	w.since = w.stream[w.dropped].orders[0].ReservedAt
+	at := w.since
+	w.step = func() {
+		at += 100
+		for w.dropped < len(w.stream)-1 && w.stream[w.dropped].orders[0].ReservedAt < at {
+			w.dropped++
+		}
+	}
+	got, r := found(t, w.auditor(t, func(a *Auditor) { a.cfg.MaxOrders = 40 }))
+	for i := range r.Checks {
+		for _, f := range r.Checks[i].Findings {
+			if f.OrderID != lost.ID {
+				t.Errorf("%s: %+v", r.Checks[i].Check, f)
+			}
+		}
+	}
+	t.Logf("%v", got)
+}
+
+// A refund that nobody was told of is found; one that waits in the outbox, is on the stream,
+// or may have aged away is not.
+func TestRefundsAreTold(t *testing.T) {
+	w := newWorld()
+	o := w.change(w.reserve(""), sale.StatusPaid)
+	refund := func(payment string, at int64, tell bool) {
+		w.refunds = append(w.refunds, sale.Refund{OrderID: o.ID, EventID: payment, At: at})
+		if tell {
+			told := o
+			told.Payment = payment
+			w.outbox = append(w.outbox, message{sale.KindPaymentRefund, []sale.Order{told}})
+		}
+	}
+	refund("one", began, true)
+	w.publishAll()
+	refund("two", began, true)
+	if got, _ := found(t, w.auditor(t)); len(got) != 0 {
+		t.Errorf("all are told: %v", got)
+	}
+	refund("three", began, false)
+	got, r := found(t, w.auditor(t))
+	if len(got) != 1 || got["results_refunds"] != 1 {
+		t.Errorf("one is not: %v, %+v", got, r)
+	}
+	w.since = began
+	if got, _ := found(t, w.auditor(t)); got["results_refunds"] != 0 {
+		t.Errorf("what may have aged away: %v", got)
 	}
 }

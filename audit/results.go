@@ -99,12 +99,21 @@ type resultsCheck struct {
 	last  uint64
 	since int64 // only orders reserved later must be on the stream
 
+	begin  uint64 // the first message that the latest reading found
 	lo, hi uint64 // the ids looked at in this pass, by their first eight bytes
 	first  bool
 	orders map[sale.OrderID]heard
-	wrong  map[sale.OrderID]string // first occurrences out of order
+	wrong  map[sale.OrderID]disorder // first occurrences out of order
+	// refunded are the payments of which a refund was told.
+	refunded map[string]struct{}
 
-	published, known, order, messages Check
+	published, known, order, messages, refunds Check
+}
+
+// disorder is what was wrong with an order that was reserved then.
+type disorder struct {
+	why string
+	at  int64
 }
 
 func (a *Auditor) checkResults(ctx context.Context, r *Report) {
@@ -117,6 +126,8 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) {
 		known:     check("results_known", "the results stream tells only of what the ledger has"),
 		order:     check("results_order", "first occurrences are in order, per order"),
 		messages:  check("results_messages", "every message of the results stream and row of the outbox can be read"),
+		refunds:   check("results_refunds", "every payment that has to be given back is in the outbox or on the results stream"),
+		refunded:  make(map[string]struct{}),
 	}
 	err := errNotConfigured
 	if a.results != nil {
@@ -125,7 +136,7 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) {
 			return c.run(ctx)
 		})
 	}
-	for _, check := range []*Check{&c.published, &c.known, &c.order, &c.messages} {
+	for _, check := range []*Check{&c.published, &c.known, &c.order, &c.messages, &c.refunds} {
 		if err != nil {
 			check.notMade, check.warning = err.Error(), a.results == nil
 		}
@@ -152,17 +163,19 @@ func (a *Auditor) checkStreams(ctx context.Context, r *Report) {
 // run makes as many passes as the orders need to be in memory within the bound.
 func (c *resultsCheck) run(ctx context.Context) error {
 	var err error
-	if c.last, c.since, err = c.a.results.Extent(ctx); err != nil {
+	if c.last, err = c.extent(ctx); err != nil {
 		return err
-	}
-	if c.since != 0 {
-		c.since += clockSlack
 	}
 	c.first = true
 	for c.lo = 0; ; c.lo = c.hi + 1 {
 		c.hi = math.MaxUint64
 		if err := c.pass(ctx); err != nil {
 			return err
+		}
+		if c.first {
+			if err := c.checkRefunds(ctx); err != nil {
+				return err
+			}
 		}
 		if c.hi == math.MaxUint64 {
 			return nil
@@ -171,9 +184,49 @@ func (c *resultsCheck) run(ctx context.Context) error {
 	}
 }
 
+// extent reads how far the stream reaches. Its beginning may age away while it is read, so
+// it is looked at again after each reading: what happened before then may have been told.
+func (c *resultsCheck) extent(ctx context.Context) (last uint64, err error) {
+	last, since, err := c.a.results.Extent(ctx)
+	if err == nil && since != 0 {
+		c.since = max(c.since, since+clockSlack)
+	}
+	return last, err
+}
+
+// begins notes where a reading begins, and, where the one before began earlier, the time of
+// what it begins with.
+func (c *resultsCheck) begins(orders []sale.Order, seq uint64) {
+	before := c.begin
+	if c.begin = seq; c.first || seq <= before {
+		return
+	}
+	for i := range orders {
+		c.since = max(c.since, max(orders[i].ReservedAt, orders[i].ChangedAt)+clockSlack)
+	}
+}
+
+// checkRefunds holds the payments that have to be given back against what was heard.
+func (c *resultsCheck) checkRefunds(ctx context.Context) error {
+	return c.snap.EachRefund(ctx, func(refunds []sale.Refund) error {
+		for i := range refunds {
+			r := &refunds[i]
+			if _, told := c.refunded[r.EventID]; !told && r.At >= c.since {
+				c.a.add(&c.refunds, sale.Finding{OrderID: r.OrderID, Detail: fmt.Sprintf("payment %s has to be given back, which is neither on the stream nor in the outbox", r.EventID)})
+			}
+		}
+		return ctx.Err()
+	})
+}
+
 func (c *resultsCheck) pass(ctx context.Context) error {
-	c.orders, c.wrong = make(map[sale.OrderID]heard), make(map[sale.OrderID]string)
+	c.orders, c.wrong = make(map[sale.OrderID]heard), make(map[sale.OrderID]disorder)
+	begun := false
 	err := c.a.results.EachEvent(ctx, c.last, func(kind sale.Kind, orders []sale.Order, seq uint64) error {
+		if !begun {
+			c.begins(orders, seq)
+		}
+		begun = true
 		if kind == "" && c.first {
 			c.a.add(&c.messages, sale.Finding{Detail: fmt.Sprintf("message %d of the stream is no batch of events", seq)})
 		}
@@ -197,6 +250,9 @@ func (c *resultsCheck) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := c.extent(ctx); err != nil {
+		return err
+	}
 	return c.compare(ctx)
 }
 
@@ -207,6 +263,11 @@ func prefix(id sale.OrderID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
 func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
 	if c.first {
 		c.r.Events += int64(len(orders))
+	}
+	if kind == sale.KindPaymentRefund && c.first {
+		for i := range orders {
+			c.refunded[orders[i].Payment] = struct{}{}
+		}
 	}
 	event := toldBy(kind)
 	if event == 0 {
@@ -222,7 +283,7 @@ func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
 			h.pending |= event
 		} else {
 			if why := c.outOfOrder(h.seen, event, o); why != "" && len(c.wrong) <= c.a.findings {
-				c.wrong[o.ID] = why
+				c.wrong[o.ID] = disorder{why, o.ReservedAt}
 			}
 			h.seen |= event
 		}
@@ -231,7 +292,7 @@ func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
 			c.hi = c.median()
 			above := func(id sale.OrderID) bool { return prefix(id) > c.hi }
 			maps.DeleteFunc(c.orders, func(id sale.OrderID, _ heard) bool { return above(id) })
-			maps.DeleteFunc(c.wrong, func(id sale.OrderID, _ string) bool { return above(id) })
+			maps.DeleteFunc(c.wrong, func(id sale.OrderID, _ disorder) bool { return above(id) })
 		}
 	}
 }
@@ -271,8 +332,10 @@ func (c *resultsCheck) outOfOrder(seen, event told, o *sale.Order) string {
 // compare holds the snapshot's orders of the pass against what was heard of them, and
 // then what was heard and is not in the snapshot against the ledger as it is now.
 func (c *resultsCheck) compare(ctx context.Context) error {
-	for id, why := range c.wrong {
-		c.a.add(&c.order, sale.Finding{OrderID: id, Detail: why})
+	for id, d := range c.wrong {
+		if d.at >= c.since {
+			c.a.add(&c.order, sale.Finding{OrderID: id, Detail: d.why})
+		}
 	}
 	var from, to sale.OrderID
 	for i := range to {

@@ -34,6 +34,7 @@ type world struct {
 	differs []string // of the streams
 	checks  []sale.Checked
 	away    map[string]error
+	refunds []sale.Refund
 	step    func() // called whenever somebody reads: the world moves on
 	next    int
 	decode  map[string]message // outbox payloads, by their text
@@ -197,6 +198,13 @@ func (f *frozen) EachPending(_ context.Context, fn func(sale.OutboxRow) error) e
 		}
 	}
 	return nil
+}
+
+func (f *frozen) EachRefund(_ context.Context, fn func([]sale.Refund) error) error {
+	if err := f.w.read("ledger"); err != nil {
+		return err
+	}
+	return fn(f.w.refunds)
 }
 
 func (w *world) Find(_ context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {

@@ -99,3 +99,37 @@ func (s *Snapshot) EachPending(ctx context.Context, fn func(row sale.OutboxRow) 
 		after = page[len(page)-1].ID
 	}
 }
+
+// EachRefund hands over the payments that have to be given back, in chunks that fn must not
+// keep.
+func (s *Snapshot) EachRefund(ctx context.Context, fn func(refunds []sale.Refund) error) error {
+	for after := ""; ; {
+		rows, err := s.conn.QueryContext(ctx, "SELECT event_id, order_id, at FROM payments WHERE event_id > ? AND outcome = ? ORDER BY event_id LIMIT ?",
+			after, sale.PaymentRefund.String(), eachChunk)
+		if err != nil {
+			return s.db.away(ctx, err)
+		}
+		var chunk []sale.Refund
+		for rows.Next() {
+			var r sale.Refund
+			var id []byte
+			if err = rows.Scan(&r.EventID, &id, &r.At); err != nil {
+				break
+			}
+			copy(r.OrderID[:], id)
+			chunk = append(chunk, r)
+		}
+		if err := closeRows(rows, err); err != nil {
+			return s.db.away(ctx, err)
+		}
+		if len(chunk) > 0 {
+			if err := fn(chunk); err != nil {
+				return err
+			}
+			after = chunk[len(chunk)-1].EventID
+		}
+		if len(chunk) < eachChunk {
+			return nil
+		}
+	}
+}

@@ -55,3 +55,10 @@ type PaymentResult struct {
 	// Repeated says that the event had been recorded before, so nothing happened now.
 	Repeated bool
 }
+
+// Refund is a payment that the order could not have, and that has to be given back.
+type Refund struct {
+	OrderID OrderID
+	EventID string // the payment's
+	At      int64  // when it was recorded, Unix ms
+}

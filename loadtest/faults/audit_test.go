@@ -156,6 +156,9 @@ func TestAuditFindsWhatIsBroken(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{"results_refunds", false, func(sku string) {
+			sql("INSERT INTO payments (event_id, order_id, outcome, status, amount, currency, at) SELECT 'refund-" + sku + "', order_id, 'refund', 'succeeded', amount, currency, reserved_at FROM orders WHERE sku = '" + sku + "'")()
+		}},
 		{"results_known", false, func(sku string) {
 			sql(lose(sku), "UPDATE stock SET sold = 0 WHERE sku = '"+sku+"'", "DELETE FROM buyers WHERE sku = '"+sku+"'")()
 		}},
