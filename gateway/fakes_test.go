@@ -316,9 +316,22 @@ func (r *fakeReadiness) Details() []string { return r.details }
 
 func (r *fakeReadiness) Ready() bool { return r.ready.Load() }
 
-type fakeAuditor struct{ err error }
+type fakeAuditor struct {
+	err error
+	// endless, when set, has an audit last until its context ends; it is told when one begins
+	// and when it ends.
+	endless chan string
+}
 
-func (a *fakeAuditor) Audit(context.Context) ([]byte, error) { return []byte(`{"broken":[]}`), a.err }
+func (a *fakeAuditor) Audit(ctx context.Context) ([]byte, error) {
+	if a.endless != nil {
+		a.endless <- "begins"
+		<-ctx.Done()
+		a.endless <- "ends"
+		return nil, sale.ErrUnavailable
+	}
+	return []byte(`{"broken":[]}`), a.err
+}
 
 // world is a gateway and the fakes around it.
 type world struct {
