@@ -26,7 +26,7 @@ const (
 type keptStream struct {
 	state atomic.Pointer[streamState]
 	ways  ways
-	met   bool // it was usable once; of the goroutine that looks
+	met   atomic.Bool // it was usable once
 	// full is why the stream takes nothing more, as it last said.
 	full atomic.Pointer[jetstream.APIError]
 }
@@ -166,13 +166,15 @@ func (c *Conn) keepStreams(ctx context.Context) (again time.Duration) {
 		case ctx.Err() != nil:
 			return again
 		case errors.Is(err, errOwner):
-			if !c.kept[i].met {
+			if !c.kept[i].met.Load() {
 				c.refuse(err)
 			}
 			c.note(i, want.Name, streamState{notes: []string{err.Error()}})
 		case err == nil:
 			c.note(i, want.Name, s)
-			c.kept[i].met = c.kept[i].met || s.usable
+			if s.usable {
+				c.kept[i].met.Store(true)
+			}
 		case c.kept[i].usable():
 			// An election of a leader, or a moment's trouble, changes nothing.
 			c.cfg.Log.Debug("a stream cannot be looked at now", "stream", want.Name, "err", err)
