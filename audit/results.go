@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"math"
 	"slices"
@@ -104,8 +105,9 @@ type resultsCheck struct {
 	first  bool
 	orders map[sale.OrderID]heard
 	wrong  map[sale.OrderID]disorder // first occurrences out of order
-	// refunded are the payments of which a refund was told.
-	refunded map[string]struct{}
+	// refunded are the payments, hashed, of which a refund was told: a few bytes each.
+	refunded map[uint64]struct{}
+	seed     maphash.Seed
 
 	published, known, order, messages, refunds Check
 }
@@ -127,7 +129,7 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) {
 		order:     check("results_order", "first occurrences are in order, per order"),
 		messages:  check("results_messages", "every message of the results stream and row of the outbox can be read"),
 		refunds:   check("results_refunds", "every payment that has to be given back is in the outbox or on the results stream"),
-		refunded:  make(map[string]struct{}),
+		refunded:  make(map[uint64]struct{}), seed: maphash.MakeSeed(),
 	}
 	err := errNotConfigured
 	if a.results != nil {
@@ -211,7 +213,7 @@ func (c *resultsCheck) checkRefunds(ctx context.Context) error {
 	return c.snap.EachRefund(ctx, func(refunds []sale.Refund) error {
 		for i := range refunds {
 			r := &refunds[i]
-			if _, told := c.refunded[r.EventID]; !told && r.At >= c.since {
+			if _, told := c.refunded[maphash.String(c.seed, r.EventID)]; !told && r.At >= c.since {
 				c.a.add(&c.refunds, sale.Finding{OrderID: r.OrderID, Detail: fmt.Sprintf("payment %s has to be given back, which is neither on the stream nor in the outbox", r.EventID)})
 			}
 		}
@@ -266,7 +268,7 @@ func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
 	}
 	if kind == sale.KindPaymentRefund && c.first {
 		for i := range orders {
-			c.refunded[orders[i].Payment] = struct{}{}
+			c.refunded[maphash.String(c.seed, orders[i].Payment)] = struct{}{}
 		}
 	}
 	event := toldBy(kind)

@@ -25,6 +25,7 @@ type identities struct {
 // when the server is not the one that was there before. An error means that the
 // connection is of no use.
 func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
+	ctx = askOwner(ctx)
 	master, id, evicts, err := identify(ctx, cn)
 	if err != nil {
 		return err
@@ -35,8 +36,10 @@ func (s *Shield) meet(ctx context.Context, cn *redis.Conn) error {
 				"server", cn.String(), "policy", evicts)
 		}
 	}
-	if err := s.checkOwner(ctx, cn); errors.Is(err, errOwner) {
-		return err
+	if own := s.installation(); own != "" {
+		if _, err := s.checkOwner(ctx, cn, own); errors.Is(err, errOwner) {
+			return err
+		}
 	}
 	s.identities.unread.Store(id == "")
 	if !master {
@@ -114,7 +117,7 @@ func infoField(info, name string) string {
 // one that was there. Where one is away it is met when it comes, as another: what it has
 // is then loaded anew, for nothing.
 func (s *Shield) meetAll(ctx context.Context) {
-	if err := s.Ping(ctx); err != nil {
+	if err := s.Ping(askOwner(ctx)); err != nil {
 		s.log.Debug("not every server of the shield was met", "err", err)
 	}
 	s.identities.met.Store(true)

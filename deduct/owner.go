@@ -9,9 +9,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ownerEvery is how often a Redis that is used is asked whose it is: after a flush its mark
-// is missing, and is made again.
-const ownerEvery = 5 * time.Second
+const (
+	// ownerEvery is how often a Redis that is used is asked whose it is: after a flush its
+	// mark is missing, and is made again.
+	ownerEvery = 5 * time.Second
+	// ownerSoon is how soon it is asked again while that is not known.
+	ownerSoon = 100 * time.Millisecond
+	// ownerPatience is how long Redis is left alone because it does not say whose it is. The
+	// master of a Cluster that has the mark may be away, and what the others have is ours as
+	// a rule.
+	ownerPatience = 2 * time.Second
+)
 
 // Whose a Redis is, as far as this gateway knows.
 const (
@@ -24,37 +32,44 @@ const (
 // alike its SKUs are called.
 var errOwner = errors.New("deduct: this Redis belongs to another installation")
 
+// errNobodys says that Redis is not used yet, because it is not known whose it is.
+var errNobodys = errors.New("deduct: it is not known yet whose this Redis is")
+
 // commands is what the mark is read and made with: one connection, or all of them.
 type commands interface {
 	SetNX(ctx context.Context, key string, value any, ttl time.Duration) *redis.BoolCmd
 	Get(ctx context.Context, key string) *redis.StringCmd
 }
 
-// checkOwner compares the mark in Redis with this gateway's installation, and makes it where
-// there is none. While the installation is not known, because the ledger has not answered
-// yet, there is nothing to compare.
-func (s *Shield) checkOwner(ctx context.Context, c commands) error {
-	if s.cfg.Installation == nil {
-		return nil
-	}
-	id := s.cfg.Installation()
-	if id == "" {
-		return nil
-	}
+// checkOwner compares the mark in Redis with this installation's id. Where there is none,
+// after a flush, that is no sign of somebody else; whoever may, makes it.
+func (s *Shield) checkOwner(ctx context.Context, c commands, id string) (marked bool, err error) {
 	owner, err := c.Get(ctx, s.keys.owner()).Result()
 	if errors.Is(err, redis.Nil) {
+		if s.cfg.MayMark == nil || !s.cfg.MayMark() {
+			return false, nil
+		}
 		if err := c.SetNX(ctx, s.keys.owner(), id, 0).Err(); err != nil {
-			return err
+			return false, err
 		}
 		owner, err = c.Get(ctx, s.keys.owner()).Result()
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if owner != id {
-		return fmt.Errorf("%w: %s, and the ledger is %s's: give each a namespace, or a Redis", errOwner, owner, id)
+		return false, fmt.Errorf("%w: %s, and the ledger is %s's: give each a namespace, or a Redis", errOwner, owner, id)
 	}
-	return nil
+	return true, nil
+}
+
+// installation is this gateway's, "" while it is not known because the ledger has not
+// answered yet, or where nobody has to care.
+func (s *Shield) installation() string {
+	if s.cfg.Installation == nil {
+		return ""
+	}
+	return s.cfg.Installation()
 }
 
 // watchOwner compares the mark as soon as both are known, and then now and then, until ctx
@@ -64,34 +79,61 @@ func (s *Shield) watchOwner(ctx context.Context) error {
 	if s.cfg.Installation == nil {
 		return nil
 	}
-	asking := context.WithValue(ctx, askingOwner{}, true)
-	for wait := 100 * time.Millisecond; pause(ctx, wait) == nil; {
-		err := s.checkOwner(asking, s.client)
+	asking := askOwner(ctx)
+	wait, since := time.Duration(0), time.Time{}
+	for pause(ctx, wait) == nil {
+		wait = ownerSoon
+		id := s.installation()
+		if id == "" {
+			continue
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		marked, err := s.checkOwner(asking, s.client, id)
 		switch foreign := errors.Is(err, errOwner); {
 		case foreign && s.owner.Load() == ownerUnknown:
 			return err
-		case foreign && s.owner.Swap(ownerOther) != ownerOther:
-			s.log.Error("Redis has become another installation's: it is left alone", "err", err)
-		case err == nil && s.cfg.Installation() != "":
-			wait = s.ownerEvery
+		case foreign:
+			if s.owner.Swap(ownerOther) != ownerOther {
+				s.log.Error("Redis has become another installation's: it is left alone", "err", err)
+			}
+		case err == nil:
+			if marked {
+				wait = s.ownerEvery
+			}
 			if s.owner.Swap(ownerSelf) == ownerOther {
 				s.log.Warn("Redis is this installation's again")
 				s.DistrustAll()
 			}
+		case time.Since(since) > ownerPatience:
+			s.owner.CompareAndSwap(ownerUnknown, ownerSelf)
 		}
 	}
 	return nil
 }
 
+// askOwner marks the calls that find out whose Redis is, and what it is.
+func askOwner(ctx context.Context) context.Context {
+	return context.WithValue(ctx, askingOwner{}, true)
+}
+
+// refuses says why nothing may be asked of Redis now, or nil.
+func (s *Shield) refuses(ctx context.Context) error {
+	switch owner := s.owner.Load(); {
+	case s.cfg.Installation == nil || owner == ownerSelf || ctx.Value(askingOwner{}) != nil:
+		return nil
+	case owner == ownerOther:
+		return errOwner
+	}
+	return errNobodys
+}
+
 // askingOwner marks the calls that find out whose Redis is.
 type askingOwner struct{}
 
-// ownerGuard refuses every call to a Redis of another installation before it is sent.
+// ownerGuard refuses every call to a Redis that is not known to be ours before it is sent.
 type ownerGuard struct{ s *Shield }
-
-func (g ownerGuard) refuses(ctx context.Context) bool {
-	return g.s.owner.Load() == ownerOther && ctx.Value(askingOwner{}) == nil
-}
 
 // DialHook is part of redis.Hook: connections are judged by meet.
 func (ownerGuard) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -99,9 +141,9 @@ func (ownerGuard) DialHook(next redis.DialHook) redis.DialHook { return next }
 // ProcessHook is part of redis.Hook.
 func (g ownerGuard) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if g.refuses(ctx) {
-			cmd.SetErr(errOwner)
-			return errOwner
+		if err := g.s.refuses(ctx); err != nil {
+			cmd.SetErr(err)
+			return err
 		}
 		return next(ctx, cmd)
 	}
@@ -110,11 +152,11 @@ func (g ownerGuard) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // ProcessPipelineHook is part of redis.Hook.
 func (g ownerGuard) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if g.refuses(ctx) {
+		if err := g.s.refuses(ctx); err != nil {
 			for _, cmd := range cmds {
-				cmd.SetErr(errOwner)
+				cmd.SetErr(err)
 			}
-			return errOwner
+			return err
 		}
 		return next(ctx, cmds)
 	}

@@ -84,6 +84,9 @@ type Config struct {
 	// long as it is not known. Redis that another one uses, with the same namespace, is left
 	// alone.
 	Installation func() string
+	// MayMark, where set, says whether a Redis without a mark may be given this
+	// installation's by now. Commands make none.
+	MayMark func() bool
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -280,6 +283,9 @@ func (s *Shield) Answers(ctx context.Context) error {
 
 // eachMaster calls fn for every server that holds keys, one or several at a time.
 func (s *Shield) eachMaster(ctx context.Context, fn func(context.Context, redis.UniversalClient) error) error {
+	if err := s.refuses(ctx); err != nil {
+		return err // the nodes of a Cluster know nothing of the guard
+	}
 	if cluster, ok := s.client.(*redis.ClusterClient); ok {
 		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return fn(ctx, c) })
 	}

@@ -44,7 +44,7 @@ func batchError(msg *nats.Msg, n int) error {
 		Count int `json:"count"`
 	}
 	if err := json.Unmarshal(msg.Data, &ack); err != nil || ack.Count != n {
-		return fmt.Errorf("the acknowledgement of %d messages is for %d", n, ack.Count)
+		return fmt.Errorf("%w of all: of %d messages %d are acknowledged", errUnanswered, n, ack.Count)
 	}
 	return nil
 }

@@ -50,6 +50,9 @@ func (b *Backlog) Drain(ctx context.Context, settle Settle) error {
 	if err != nil {
 		return err
 	}
+	if err := b.conn.checkOwner(&stream.CachedInfo().Config); err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
 	if stream.CachedInfo().State.Msgs == 0 {
 		return nil
 	}

@@ -183,9 +183,16 @@ func (c *Conn) options() []nats.Option {
 // about (a server may have come back without its store), and every few seconds, until ctx
 // ends.
 func (c *Conn) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	c.refuse = func(err error) { cancel(fmt.Errorf("nats: %w", err)) }
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	refused := make(chan error, 2) // one of each that may refuse
+	c.refuse = func(err error) {
+		select {
+		case refused <- fmt.Errorf("nats: %w", err):
+		default:
+		}
+		cancel()
+	}
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		if err := c.watchSyncing(ctx); err != nil {
@@ -194,10 +201,12 @@ func (c *Conn) Run(ctx context.Context) error {
 	})
 	c.keepAll(ctx)
 	watch.Wait()
-	if why := context.Cause(ctx); ctx.Err() != why {
-		return why
+	select {
+	case err := <-refused:
+		return err
+	default:
+		return nil
 	}
-	return nil
 }
 
 // Owner is whose installation the results stream says that it is, "" where it says nothing

@@ -93,8 +93,8 @@ func (c *Conn) fly(ctx context.Context, stream int, msgs []*nats.Msg, together b
 		errs: make([]error, len(msgs)), done: make([]bool, len(msgs)), open: len(msgs),
 		replies: make(chan *nats.Msg, sends*len(msgs)+1),
 	}
-	if !c.Connected() {
-		f.settle(nats.ErrDisconnected)
+	if err := c.mayUse(stream); err != nil {
+		f.settle(err)
 		return f.errs
 	}
 	c.replies.enter(f)
@@ -103,9 +103,24 @@ func (c *Conn) fly(ctx context.Context, stream int, msgs []*nats.Msg, together b
 		if err := f.together(ctx, again); errors.Is(err, errUnanswered) {
 			f.sends++
 		}
+		if f.sends >= sends || ctx.Err() != nil {
+			f.settle(errUnanswered)
+			return f.errs
+		}
 	}
 	f.singly(ctx, sends, again)
 	return f.errs
+}
+
+// mayUse says why nothing may be put into a stream now, or nil.
+func (c *Conn) mayUse(stream int) error {
+	switch {
+	case c.kept[stream].foreign.Load():
+		return errOwner
+	case !c.Connected():
+		return nats.ErrDisconnected
+	}
+	return nil
 }
 
 // batch stores the messages in their order and all of them, or says why not.
@@ -114,6 +129,9 @@ func (c *Conn) batch(ctx context.Context, stream int, msgs []*nats.Msg, patience
 	f := &flight{
 		conn: c, stream: stream, msgs: msgs,
 		errs: make([]error, len(msgs)), done: make([]bool, len(msgs)), open: len(msgs), replies: make(chan *nats.Msg, 1),
+	}
+	if err := c.mayUse(stream); err != nil {
+		return err
 	}
 	c.replies.enter(f)
 	defer c.replies.leave(f)

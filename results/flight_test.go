@@ -250,3 +250,36 @@ func TestParkingEnds(t *testing.T) {
 		}
 	})
 }
+
+// What may be sent once is not sent again when its time is over.
+func TestAFlightIsNotRepeatedBehindItsTime(t *testing.T) {
+	c := connected(t, Config{Embedded: embedded(t)})
+	got := make(chan *nats.Msg, 200)
+	sub, err := c.nc.ChanSubscribe("elsewhere", got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, over := range []bool{true, false} {
+		msgs := letters("a", 40)
+		for _, m := range msgs {
+			m.Subject = "elsewhere" // where no stream answers
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if over {
+			cancel()
+		}
+		for _, err := range c.fly(ctx, keptResults, msgs, true, 1, 10*time.Millisecond) {
+			if !errors.Is(err, errUnanswered) {
+				t.Errorf("%v", err)
+			}
+		}
+		cancel()
+	}
+	if err := c.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, func() bool { return len(got) >= 80 }, "what was sent arrives")
+	if err := sub.Unsubscribe(); err != nil || len(got) != 80 {
+		t.Errorf("%d messages were sent of two times 40, %v", len(got), err)
+	}
+}

@@ -27,6 +27,8 @@ type keptStream struct {
 	state atomic.Pointer[streamState]
 	ways  ways
 	met   atomic.Bool // it was usable once
+	// foreign says that it is another installation's.
+	foreign atomic.Bool
 	// full is why the stream takes nothing more, as it last said.
 	full atomic.Pointer[jetstream.APIError]
 }
@@ -169,8 +171,10 @@ func (c *Conn) keepStreams(ctx context.Context) (again time.Duration) {
 			if !c.kept[i].met.Load() {
 				c.refuse(err)
 			}
+			c.kept[i].foreign.Store(true)
 			c.note(i, want.Name, streamState{notes: []string{err.Error()}})
 		case err == nil:
+			c.kept[i].foreign.Store(false)
 			c.note(i, want.Name, s)
 			if s.usable {
 				c.kept[i].met.Store(true)

@@ -400,6 +400,17 @@ func TestStreamsOfAnotherInstallation(t *testing.T) {
 	if owner, err := foreign.Owner(patient(t)); owner != "a" || err != nil {
 		t.Errorf("the stream is %q's, %v", owner, err)
 	}
+	// Nothing is put into them or taken out, whoever forgets to ask.
+	mustPark(t, newBacklog(t, first, BacklogConfig{}), "sock", wishes("sock", 0, 1))
+	o := newOutbox()
+	o.commit(sale.KindReserved, sold("phone", "ann", 1))
+	if err := newRelay(t, foreign, o, RelayConfig{}).Pass(t.Context()); err == nil || o.pending() != 1 {
+		t.Errorf("the relay: %v, %d rows are left", err, o.pending())
+	}
+	var s settled
+	if err := newBacklog(t, foreign, BacklogConfig{}).Drain(patient(t), s.settle); !errors.Is(err, errOwner) || len(s.of("sock")) > 0 {
+		t.Errorf("the drain: %v, settled %v", err, s.of("sock"))
+	}
 	second := connected(t, is("b", "two"))
 	for i, c := range []*Conn{first, second} {
 		o := newOutbox()
@@ -421,5 +432,15 @@ func TestStreamsOfAnotherInstallation(t *testing.T) {
 	testenv.Eventually(t, func() bool { return says(waiting, "whose it has to be") }, "it waits for the ledger")
 	if waiting.ResultsReady() {
 		t.Error("streams are used before it is known whose they have to be")
+	}
+}
+
+// A Run that ends because its caller does has met no error, whatever the caller's reason.
+func TestRunEndsWithItsCaller(t *testing.T) {
+	c := connecting(t, Config{Embedded: embedded(t)})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("a signal"))
+	if err := c.Run(ctx); err != nil {
+		t.Error(err)
 	}
 }

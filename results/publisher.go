@@ -50,6 +50,8 @@ type Publisher struct {
 	cfg  PublisherConfig
 	conn *Conn
 	wake chan struct{} // holds a token when rows wait
+	// maxPayload is how large a message the server takes, 0 as long as it is not known.
+	maxPayload func() int64
 
 	// The constants above, but for tests.
 	maxRows, maxBytes, maxFlight int
@@ -78,7 +80,7 @@ func NewPublisher(cfg PublisherConfig, conn *Conn) (*Publisher, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Publisher{
-		cfg: cfg, conn: conn, wake: make(chan struct{}, 1),
+		cfg: cfg, conn: conn, wake: make(chan struct{}, 1), maxPayload: conn.nc.MaxPayload,
 		maxRows: publisherRows, maxBytes: publisherBytes, maxFlight: maxTogether,
 		wait: publisherWait, ackTimeout: ackTimeout, drain: publisherDrain,
 		held:      make(map[int64]struct{}),
@@ -99,8 +101,11 @@ func (p *Publisher) Publish(rows []sale.OutboxRow) {
 		if !comesFirst(row.Kind) {
 			continue
 		}
+		// What has to be split is the relay's.
+		most := p.maxPayload()
+		large := most > 0 && int64(len(row.Payload)) > most-headerRoom
 		full := len(p.held) >= p.maxRows || p.bytes+len(row.Payload) > p.maxBytes
-		if p.closed || full {
+		if p.closed || full || large {
 			left++
 			continue
 		}

@@ -140,7 +140,7 @@ func TestRowsThatWaitTooLongAreLeft(t *testing.T) {
 		p := &Publisher{
 			cfg:     PublisherConfig{Acked: func([]int64) {}, Log: discard},
 			maxRows: 9, maxBytes: 9, maxFlight: 9, wait: time.Second, ackTimeout: time.Second,
-			held: make(map[int64]struct{}), wake: make(chan struct{}, 1),
+			held: make(map[int64]struct{}), wake: make(chan struct{}, 1), maxPayload: func() int64 { return 0 },
 			published: counter(nil, "a", ""), dropped: counter(nil, "b", ""),
 		}
 		p.Publish([]sale.OutboxRow{{ID: 1, Kind: sale.KindReserved}})

@@ -94,7 +94,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	if err != nil {
 		return nil, err
 	}
-	shieldCfg := shieldConfig(cfg, log, reg, a.backlog, a.ledger.Installation)
+	shieldCfg := shieldConfig(cfg, log, reg, a.backlog, a.ledger.Installation, a.nats.ResultsReady)
 	shieldCfg.Breaker = func(server string) deduct.Breaker { return eachServer(server) }
 	if a.shield, err = deduct.New(shieldCfg, a.ledger.Source()); err != nil {
 		return nil, err

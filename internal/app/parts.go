@@ -67,11 +67,19 @@ type parts struct {
 	nats    *results.Conn
 	backlog *results.Backlog
 	shield  *deduct.Shield
+	// shieldless has a command do without the shield.
+	shieldless bool
 }
 
 // withParts runs fn with a proved ledger and whatever else is configured, and ends all
 // of it afterwards.
 func withParts(ctx context.Context, s source, fn func(context.Context, *parts) error) error {
+	return withPartsAfter(ctx, s, func(context.Context, *parts) error { return nil }, fn)
+}
+
+// withPartsAfter is withParts with something to be done before the shield is asked for: it
+// compares whose Redis is with whose the ledger is.
+func withPartsAfter(ctx context.Context, s source, before, fn func(context.Context, *parts) error) error {
 	return withLedger(ctx, s, func(ctx context.Context, cfg configs.Config, db *ledger.DB) error {
 		p := &parts{ledger: db}
 		if cfg.NATS.URL != "" {
@@ -80,13 +88,16 @@ func withParts(ctx context.Context, s source, fn func(context.Context, *parts) e
 			}
 			defer p.nats.Close()
 		}
-		if len(cfg.Redis.Addrs) == 0 {
+		if err := before(ctx, p); err != nil {
+			return err
+		}
+		if len(cfg.Redis.Addrs) == 0 || p.shieldless {
 			return fn(ctx, p)
 		}
 		log := newLogger(cfg.Log)
 		deduct.SetClientLog(log)
 		var err error
-		if p.shield, err = deduct.New(shieldConfig(cfg, log, nil, p.backlog, db.Installation), db.Source()); err != nil {
+		if p.shield, err = deduct.New(shieldConfig(cfg, log, nil, p.backlog, db.Installation, nil), db.Source()); err != nil {
 			return err
 		}
 		return runCommand(ctx, stage{"shield", p.shield.Run}, func(ctx context.Context) error { return fn(ctx, p) })

@@ -21,6 +21,11 @@ type restoreCmd struct {
 // adopt gives a ledger that was made anew the identity that the results stream carries.
 // Without being asked to, nothing of another installation is put into a ledger.
 func (c restoreCmd) adopt(ctx context.Context, p *parts) error {
+	if p.nats == nil {
+		return errors.New("nats.url: there is nothing to restore from")
+	}
+	// What is only said changes no copy.
+	p.shieldless = c.DryRun
 	owner, err := p.nats.Owner(ctx)
 	own := p.ledger.Installation()
 	switch {
@@ -32,18 +37,15 @@ func (c restoreCmd) adopt(ctx context.Context, p *parts) error {
 		fmt.Printf("would make the ledger that of installation %s\n", owner)
 		return nil
 	}
+	if err := p.ledger.Adopt(ctx, owner); err != nil {
+		return err
+	}
 	fmt.Printf("the ledger is that of installation %s now, and was that of %s\n", owner, own)
-	return p.ledger.Adopt(ctx, owner)
+	return nil
 }
 
 func (c restoreCmd) Run(ctx context.Context) error {
-	return withParts(ctx, c.source, func(ctx context.Context, p *parts) error {
-		if p.nats == nil {
-			return errors.New("nats.url: there is nothing to restore from")
-		}
-		if err := c.adopt(ctx, p); err != nil {
-			return err
-		}
+	return withPartsAfter(ctx, c.source, c.adopt, func(ctx context.Context, p *parts) error {
 		r, err := audit.NewRestorer(audit.RestoreConfig{DryRun: c.DryRun}, p.ledger, auditedResults{p.nats, p.backlog})
 		if err != nil {
 			return err

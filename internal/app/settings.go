@@ -45,10 +45,10 @@ func streamConfig(cfg configs.Config) results.StreamConfig {
 }
 
 // shieldConfig is the shield's; a nil backlog is one in which nothing is parked.
-func shieldConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, backlog *results.Backlog, installation func() string) deduct.Config {
+func shieldConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, backlog *results.Backlog, installation func() string, mayMark func() bool) deduct.Config {
 	r := cfg.Redis
 	c := deduct.Config{
-		Namespace: cfg.Namespace, Installation: installation,
+		Namespace: cfg.Namespace, Installation: installation, MayMark: mayMark,
 		Addrs: r.Addrs, SentinelMaster: r.SentinelMaster, SentinelPassword: r.SentinelPassword,
 		Username: r.Username, Password: r.Password, DB: r.DB,
 		DialTimeout: r.DialTimeout, ReadTimeout: r.ReadTimeout, PoolSize: r.PoolSize,

@@ -78,11 +78,20 @@ func TestTwoInstallations(t *testing.T) {
 // TestALedgerMadeAnew: what another installation published is put into a ledger only when
 // it is said to be that one's.
 func TestALedgerMadeAnew(t *testing.T) {
+	for what, flushed := range map[string]bool{"Redis as it was": false, "Redis empty": true} {
+		t.Run(what, func(t *testing.T) { madeAnew(t, flushed) })
+	}
+}
+
+func madeAnew(t *testing.T, flushed bool) {
 	old := newCluster(t, 1, parts{})
 	old.putSKU("shoe", map[string]any{"total": 30, "heat": "hot"})
 	old.sellOut("shoe", 40)
 	old.drained()
 	old.gates[0].Kill()
+	if flushed {
+		old.redis.FlushAll(t)
+	}
 	anew := newCluster(t, 0, parts{redis: old.redis})
 	anew.env = append(anew.env, "FLASHGATE_NATS__URL="+old.nats.URL)
 	if out, ok := anew.command("sku", "put", "shoe", "--total", "30", "--unit-price", "1", "--currency", "EUR"); !ok {
@@ -90,6 +99,13 @@ func TestALedgerMadeAnew(t *testing.T) {
 	}
 	if out, ok := anew.command("restore"); ok || !strings.Contains(out, "restore --adopt") || anew.query("SELECT COUNT(*) FROM orders") != 0 {
 		t.Errorf("without being asked to: %s", out)
+	}
+	// A gateway that is started too soon leaves nothing behind that is in the way.
+	if out := anew.serveInVain(); !strings.Contains(out, "another installation") {
+		t.Errorf("a gateway begins: %s", out)
+	}
+	if out, ok := anew.command("restore", "--adopt", "--dry-run"); !ok || strings.Count(out, "would restore") != 30 {
+		t.Errorf("as it would be: %s", out)
 	}
 	if out, ok := anew.command("restore", "--adopt"); !ok || anew.query("SELECT COUNT(*) FROM orders") != 30 {
 		t.Errorf("adopted: %s", out)
