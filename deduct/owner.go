@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,6 +17,8 @@ const (
 	ownerEvery = 5 * time.Second
 	// ownerSoon is how soon it is asked again while that is not known.
 	ownerSoon = 100 * time.Millisecond
+	// ownerPoll is how soon the ledger's word is looked for again, which is in memory.
+	ownerPoll = 5 * time.Millisecond
 	// ownerPatience is how long Redis is left alone because it does not say whose it is. The
 	// master of a Cluster that has the mark may be away, and what the others have is ours as
 	// a rule.
@@ -72,6 +76,48 @@ func (s *Shield) installation() string {
 	return s.cfg.Installation()
 }
 
+// ownership is what is known of whose Redis is.
+type ownership struct {
+	state atomic.Int32 // ownerUnknown, ownerSelf or ownerOther
+	met   atomic.Bool  // it was ownerSelf once
+
+	mu    sync.Mutex
+	next  time.Time // when it may be looked again, while it is not known
+	since time.Time // since when it was looked in vain
+}
+
+// lookAtOwner compares the mark and takes note. While it is not known whose Redis is,
+// looks that follow each other closely are one.
+func (s *Shield) lookAtOwner(ctx context.Context, id string) (marked bool, err error) {
+	o := &s.owner
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.state.Load() == ownerUnknown && time.Now().Before(o.next) {
+		return false, errNobodys
+	}
+	marked, err = s.checkOwner(askOwner(ctx), s.client, id)
+	now := time.Now()
+	o.next = now.Add(ownerSoon)
+	if o.since.IsZero() {
+		o.since = now
+	}
+	switch {
+	case errors.Is(err, errOwner):
+		if o.state.Swap(ownerOther) != ownerOther && o.met.Load() {
+			s.log.Error("Redis has become another installation's: it is left alone", "err", err)
+		}
+	case err == nil:
+		o.met.Store(true)
+		if o.state.Swap(ownerSelf) == ownerOther {
+			s.log.Warn("Redis is this installation's again")
+			s.DistrustAll()
+		}
+	case now.Sub(o.since) > ownerPatience && o.state.CompareAndSwap(ownerUnknown, ownerSelf):
+		o.met.Store(true)
+	}
+	return marked, err
+}
+
 // watchOwner compares the mark as soon as both are known, and then now and then, until ctx
 // ends. Only what is found first is an error: a gateway that sells goes on around the
 // shield, and asks nothing of a Redis of somebody else until it is its own again.
@@ -79,54 +125,46 @@ func (s *Shield) watchOwner(ctx context.Context) error {
 	if s.cfg.Installation == nil {
 		return nil
 	}
-	asking := askOwner(ctx)
-	wait, since := time.Duration(0), time.Time{}
+	wait := time.Duration(0)
 	for pause(ctx, wait) == nil {
-		wait = ownerSoon
 		id := s.installation()
 		if id == "" {
+			wait = ownerPoll
 			continue
 		}
-		if since.IsZero() {
-			since = time.Now()
-		}
-		marked, err := s.checkOwner(asking, s.client, id)
-		switch foreign := errors.Is(err, errOwner); {
-		case foreign && s.owner.Load() == ownerUnknown:
+		wait = ownerSoon
+		marked, err := s.lookAtOwner(ctx, id)
+		if errors.Is(err, errOwner) && !s.owner.met.Load() {
 			return err
-		case foreign:
-			if s.owner.Swap(ownerOther) != ownerOther {
-				s.log.Error("Redis has become another installation's: it is left alone", "err", err)
-			}
-		case err == nil:
-			if marked {
-				wait = s.ownerEvery
-			}
-			if s.owner.Swap(ownerSelf) == ownerOther {
-				s.log.Warn("Redis is this installation's again")
-				s.DistrustAll()
-			}
-		case time.Since(since) > ownerPatience:
-			s.owner.CompareAndSwap(ownerUnknown, ownerSelf)
+		}
+		if marked {
+			wait = s.ownerEvery
 		}
 	}
 	return nil
 }
 
-// askOwner marks the calls that find out whose Redis is, and what it is.
-func askOwner(ctx context.Context) context.Context {
-	return context.WithValue(ctx, askingOwner{}, true)
-}
-
-// refuses says why nothing may be asked of Redis now, or nil.
+// refuses says why nothing may be asked of Redis now, or nil. The first call of all finds
+// out whose it is.
 func (s *Shield) refuses(ctx context.Context) error {
-	switch owner := s.owner.Load(); {
-	case s.cfg.Installation == nil || owner == ownerSelf || ctx.Value(askingOwner{}) != nil:
+	if s.cfg.Installation == nil || s.owner.state.Load() == ownerSelf || ctx.Value(askingOwner{}) != nil {
 		return nil
-	case owner == ownerOther:
+	}
+	if id := s.installation(); id != "" && s.owner.state.Load() == ownerUnknown {
+		_, _ = s.lookAtOwner(ctx, id) // what it finds is in the state
+	}
+	switch s.owner.state.Load() {
+	case ownerSelf:
+		return nil
+	case ownerOther:
 		return errOwner
 	}
 	return errNobodys
+}
+
+// askOwner marks the calls that find out whose Redis is, and what it is.
+func askOwner(ctx context.Context) context.Context {
+	return context.WithValue(ctx, askingOwner{}, true)
 }
 
 // askingOwner marks the calls that find out whose Redis is.

@@ -125,7 +125,7 @@ type Shield struct {
 	dedup   sync.Pool     // *dedup
 
 	identities identities
-	owner      atomic.Int32  // whose Redis is: ownerUnknown, ownerSelf or ownerOther
+	owner      ownership
 	ownerEvery time.Duration // the constant, but for tests
 	since      instant       // generations that began before are distrusted
 	slots      slots         // the same, by slot of a Cluster

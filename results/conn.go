@@ -61,7 +61,8 @@ const (
 	// it would not.
 	keepEvery = 3 * time.Second
 	keepSoon  = time.Second
-	ownerSoon = 100 * time.Millisecond
+	// The ledger's word on whose the streams have to be is in memory.
+	ownerPoll = 5 * time.Millisecond
 	keepLate  = time.Minute
 	// A call to a stream that takes longer has failed: longer than an election of the
 	// stream's leader takes as a rule.

@@ -157,10 +157,7 @@ func (c *Conn) CompareStreams(ctx context.Context) ([]string, error) {
 func (c *Conn) keepStreams(ctx context.Context) (again time.Duration) {
 	again = keepEvery
 	if c.cfg.Installation != nil && c.owner() == "" {
-		for i := range c.kept {
-			c.note(i, c.streams()[i].Name, streamState{notes: []string{"the ledger has not said yet whose it has to be"}})
-		}
-		return ownerSoon
+		return ownerPoll // the ledger has not said yet whose they have to be
 	}
 	for i, want := range c.streams() {
 		s, err := c.keepStream(ctx, want, c.kept[i].state.Load(), func(s streamState) { c.note(i, want.Name, s) })

@@ -429,7 +429,7 @@ func TestStreamsOfAnotherInstallation(t *testing.T) {
 	// A gateway whose ledger has not answered yet uses nothing.
 	waiting := connecting(t, is("", ""))
 	during(t, waiting.Run)
-	testenv.Eventually(t, func() bool { return says(waiting, "whose it has to be") }, "it waits for the ledger")
+	testenv.Eventually(t, func() bool { return waiting.Connected() && says(waiting, "not looked at") }, "it waits for the ledger")
 	if waiting.ResultsReady() {
 		t.Error("streams are used before it is known whose they have to be")
 	}
