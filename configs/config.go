@@ -190,8 +190,9 @@ type NATS struct {
 	// URL is nats://host:4222, several separated by commas. Empty in dev: an embedded
 	// server.
 	URL string `yaml:"url" secret:"url"`
-	// MonitorURL is the http address of each server's monitoring port: the gateway reads there whether the server syncs what it acknowledges
-	// (sync_interval: always). Empty: it cannot know, and says so.
+	// MonitorURL is the http address of each server's monitoring port: the gateway reads
+	// there whether the server syncs what it acknowledges (sync_interval: always). Empty: it
+	// cannot know, and says so.
 	MonitorURL []string `yaml:"monitor_url"`
 	// RequireSync refuses to start where a server says there that it does not.
 	RequireSync bool `yaml:"require_sync"`

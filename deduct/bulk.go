@@ -230,7 +230,7 @@ func (l *load) fieldsOf(sku *sale.SKU, h *sale.Holdings) []any {
 	var fields []any
 	for i := range h.Orders {
 		if o := &h.Orders[i]; inFamily(o.Segment, segmentsOf(sku)) == l.segment {
-			fields = append(fields, "o:"+string(o.ID[:]), standsFor(o))
+			fields = append(fields, "o:"+string(o.ID[:]), standsFor(o.Ended))
 		}
 	}
 	if sku.PerUserLimit > 0 {

@@ -57,7 +57,7 @@ func (s *Shield) fillOrders(ctx context.Context, sku *sale.SKU, loads []*load) e
 	err := s.ledger.EachOrder(ctx, sku.Name, func(orders []sale.HeldOrder) error {
 		for i := range orders {
 			if l := bySegment[inFamily(orders[i].Segment, segmentsOf(sku))]; l != nil {
-				fields[l] = append(fields[l], "o:"+string(orders[i].ID[:]), standsFor(&orders[i]))
+				fields[l] = append(fields[l], "o:"+string(orders[i].ID[:]), standsFor(orders[i].Ended))
 			}
 		}
 		for _, l := range loads {
@@ -76,8 +76,8 @@ func (s *Shield) fillOrders(ctx context.Context, sku *sale.SKU, loads []*load) e
 
 // standsFor is what an order's id stands for in a copy that is loaded: whose units were
 // given back has none to give, however often that is told.
-func standsFor(o *sale.HeldOrder) string {
-	if o.Ended {
+func standsFor(ended bool) string {
+	if ended {
 		return "released"
 	}
 	return "ledger"
@@ -249,7 +249,7 @@ func (s *Shield) writeCarried(ctx context.Context, sku *sale.SKU, l *load) error
 	var fields []any
 	for i := range l.settled {
 		o := &l.settled[i]
-		fields = append(fields, "o:"+string(o.ID[:]), standsFor(&sale.HeldOrder{Ended: !o.Status.Live()}))
+		fields = append(fields, "o:"+string(o.ID[:]), standsFor(!o.Status.Live()))
 	}
 	units := make(map[string]int64)
 	for _, c := range l.carried {

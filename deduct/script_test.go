@@ -180,7 +180,7 @@ func modelTest(t *testing.T, addr string) {
 		}
 		m := &model{limit: sku.PerUserLimit, left: l.available(), ids: make(map[sale.OrderID]string), units: make(map[string]int64), open: make(map[string]bool)}
 		for id, o := range l.orders {
-			m.ids[id] = standsFor(&sale.HeldOrder{Ended: !o.Status.Live()})
+			m.ids[id] = standsFor(!o.Status.Live())
 			if o.Status.Live() && m.limit > 0 {
 				m.units[o.User] += o.Quantity
 			}

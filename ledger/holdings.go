@@ -86,15 +86,7 @@ func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
 
 func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
 	text := newScript(s.dialect)
-	text.someOfEach("sku, order_id, segment, status NOT IN "+live, skus, most+1, func(sku string) {
-		first, last := sale.OrderIDsOf(sku)
-		text.raw(" FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id >= ")
-		text.bytes(first[:])
-		text.raw(" AND order_id <= ")
-		text.bytes(last[:])
-		text.raw(" AND sku = ")
-		text.str(sku)
-	})
+	text.someOfEach("sku, order_id, segment, status NOT IN "+live, skus, most+1, text.ordersOf)
 	text.someOfEach("sku, user_id, units", skus, most+1, func(sku string) {
 		text.raw(" FROM buyers WHERE units > 0 AND sku = ")
 		text.str(sku)

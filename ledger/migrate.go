@@ -73,14 +73,11 @@ func checkOrderIDs(ctx context.Context, conn *sql.Conn) error {
 		return fmt.Errorf("look for orders: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	var version sql.NullInt64
-	if err := tx.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version); err != nil {
-		if isMissingTable(err) {
-			return nil
-		}
+	version, err := versionOf(ctx, tx)
+	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}
-	if version.Int64 == 0 || version.Int64 >= idsVersion {
+	if version == 0 || version >= idsVersion {
 		return nil
 	}
 	var orders int
@@ -113,13 +110,24 @@ func lockMigration(ctx context.Context, d dialect, conn *sql.Conn) error {
 // checkMigrated refuses a database whose schema is older than this program. A newer
 // one is accepted: during a rolling upgrade the old program meets the new schema.
 func checkMigrated(ctx context.Context, conn *sql.Conn) error {
-	var version sql.NullInt64
-	err := conn.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version)
-	if err != nil && !isMissingTable(err) {
+	version, err := versionOf(ctx, conn)
+	if err != nil {
 		return err
 	}
-	if version.Int64 < schemaVersion {
-		return &proofError{fmt.Sprintf("its schema is version %d, this program needs %d: run flashgate migrate", version.Int64, schemaVersion)}
+	if version < schemaVersion {
+		return &proofError{fmt.Sprintf("its schema is version %d, this program needs %d: run flashgate migrate", version, schemaVersion)}
 	}
 	return nil
+}
+
+// versionOf is the newest migration that the database has had, 0 where it had none.
+func versionOf(ctx context.Context, db interface {
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}) (int64, error) {
+	var version sql.NullInt64
+	err := db.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version)
+	if isMissingTable(err) {
+		return 0, nil
+	}
+	return version.Int64, err
 }

@@ -149,11 +149,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 	if !c.keyed {
 		_, _ = rand.Read(c.id[:]) // which never fails
 	}
-	// Like an order's id, it lies with the SKU's others.
-	first, last := sale.OrderIDsOf(c.name)
-	for i := range c.id {
-		c.id[i] = first[i] | c.id[i]&^first[i]&last[i]
-	}
+	c.id = sale.OrderID(c.id).Beside(c.name)
 	start := time.Now()
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		pool, leave, err := db.slow.enter(ctx, keyOfSKU(c.name), db.pools.control, db.pools.slow)

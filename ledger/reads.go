@@ -140,6 +140,17 @@ func (db *DB) ordersOf(sku string) skuOrders {
 	}
 }
 
+// ordersOf appends the same to a script.
+func (s *script) ordersOf(sku string) {
+	first, last := sale.OrderIDsOf(sku)
+	s.raw(" FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id >= ")
+	s.bytes(first[:])
+	s.raw(" AND order_id <= ")
+	s.bytes(last[:])
+	s.raw(" AND sku = ")
+	s.str(sku)
+}
+
 // eachChunk is how many rows EachOrder and EachBuyer hand over at once.
 const eachChunk = 5000
 

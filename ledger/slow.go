@@ -14,7 +14,7 @@ import (
 type skuKey [5]byte
 
 func keyOfOrder(id sale.OrderID) skuKey { return skuKey(id[:5]) }
-func keyOfSKU(name string) skuKey       { return keyOfOrder(sale.DeriveOrderID(name, "", "")) }
+func keyOfSKU(name string) skuKey       { return keyOfOrder(sale.OrderID{}.Beside(name)) }
 
 // slowSKUs are those whose rows buyers or operators have waited for in vain. Until one of
 // them gets through, they go one at a time for each SKU, on connections apart: however many

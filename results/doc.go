@@ -25,4 +25,7 @@
 // flashgate.backlog.<sku>: a JSON object with a version, the claim, the segment its units
 // were taken from, and when it was parked. What is in the stream has no verdict yet;
 // only the drainer deletes, and only what it has settled.
+//
+// With a namespace the streams are FLASHGATE-<namespace> and FLASHGATE-<namespace>_BACKLOG,
+// and subjects begin with flashgate-<namespace>.
 package results

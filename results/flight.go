@@ -71,6 +71,15 @@ type flight struct {
 // to a message ends in its index.
 const commitReply = "c"
 
+// newFlight has room for so many answers.
+func (c *Conn) newFlight(stream int, msgs []*nats.Msg, answers int) *flight {
+	return &flight{
+		conn: c, stream: stream, msgs: msgs,
+		errs: make([]error, len(msgs)), done: make([]bool, len(msgs)), open: len(msgs),
+		replies: make(chan *nats.Msg, answers),
+	}
+}
+
 // publish sends messages in whatever order, together where that is quicker.
 func (c *Conn) publish(ctx context.Context, stream int, msgs []*nats.Msg, sends int, again time.Duration) []error {
 	began, kept := time.Now(), &c.kept[stream]
@@ -88,11 +97,7 @@ func (c *Conn) publish(ctx context.Context, stream int, msgs []*nats.Msg, sends 
 // and what is not to be sent together, it gets one by one. Messages without an answer after
 // again are sent once more, sends times in all.
 func (c *Conn) fly(ctx context.Context, stream int, msgs []*nats.Msg, together bool, sends int, again time.Duration) []error {
-	f := &flight{
-		conn: c, stream: stream, msgs: msgs,
-		errs: make([]error, len(msgs)), done: make([]bool, len(msgs)), open: len(msgs),
-		replies: make(chan *nats.Msg, sends*len(msgs)+1),
-	}
+	f := c.newFlight(stream, msgs, sends*len(msgs)+1)
 	if err := c.mayUse(stream); err != nil {
 		f.settle(err)
 		return f.errs
@@ -126,10 +131,7 @@ func (c *Conn) mayUse(stream int) error {
 // batch stores the messages in their order and all of them, or says why not.
 // errUnanswered may have stored them; any other error certainly has not.
 func (c *Conn) batch(ctx context.Context, stream int, msgs []*nats.Msg, patience time.Duration) error {
-	f := &flight{
-		conn: c, stream: stream, msgs: msgs,
-		errs: make([]error, len(msgs)), done: make([]bool, len(msgs)), open: len(msgs), replies: make(chan *nats.Msg, 1),
-	}
+	f := c.newFlight(stream, msgs, 1)
 	if err := c.mayUse(stream); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (l *parkings) park(ctx context.Context, msgs []*nats.Msg) []error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return p.all(errClosed)
+		return forAll(len(msgs), errClosed)
 	}
 	l.waiting = append(l.waiting, p)
 	l.mu.Unlock()
@@ -64,14 +64,14 @@ func (l *parkings) park(ctx context.Context, msgs []*nats.Msg) []error {
 	case <-ctx.Done():
 	}
 	if l.withdraw(p) {
-		return p.all(fmt.Errorf("%w: not sent in time: %w", sale.ErrUnavailable, ctx.Err()))
+		return forAll(len(msgs), fmt.Errorf("%w: not sent in time: %w", sale.ErrUnavailable, ctx.Err()))
 	}
-	return p.all(fmt.Errorf("%w: no acknowledgement: %w", sale.ErrUnknown, ctx.Err()))
+	return forAll(len(msgs), fmt.Errorf("%w: no acknowledgement: %w", sale.ErrUnknown, ctx.Err()))
 }
 
-// all is the same error for every message.
-func (p *parking) all(err error) []error {
-	errs := make([]error, len(p.msgs))
+// forAll is the same error n times.
+func forAll(n int, err error) []error {
+	errs := make([]error, n)
 	for i := range errs {
 		errs[i] = err
 	}
@@ -86,7 +86,7 @@ func (l *parkings) close() {
 	defer l.mu.Unlock()
 	l.closed = true
 	for _, p := range l.waiting {
-		p.done <- p.all(errClosed)
+		p.done <- forAll(len(p.msgs), errClosed)
 	}
 	l.waiting = nil
 }
@@ -147,7 +147,7 @@ func (l *parkings) fly(ctx context.Context, calls []*parking) {
 	}
 	var errs []error
 	if l.conn.Connected() && !l.conn.BacklogReady() {
-		errs = (&parking{msgs: msgs}).all(errNotDrained)
+		errs = forAll(len(msgs), errNotDrained)
 	} else {
 		errs = l.conn.publish(ctx, keptBacklog, msgs, maxSends, *l.resendAfter)
 	}

@@ -93,7 +93,7 @@ func NewPublisher(cfg PublisherConfig, conn *Conn) (*Publisher, error) {
 // row that is not the first of its orders, is left to the relay, which keeps the
 // order that later states need. The rows must not be changed afterwards.
 func (p *Publisher) Publish(rows []sale.OutboxRow) {
-	now := time.Now()
+	now, most := time.Now(), p.maxPayload()
 	left := 0
 	p.mu.Lock()
 	for i := range rows {
@@ -102,7 +102,6 @@ func (p *Publisher) Publish(rows []sale.OutboxRow) {
 			continue
 		}
 		// What has to be split is the relay's.
-		most := p.maxPayload()
 		large := most > 0 && int64(len(row.Payload)) > most-headerRoom
 		full := len(p.held) >= p.maxRows || p.bytes+len(row.Payload) > p.maxBytes
 		if p.closed || full || large {

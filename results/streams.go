@@ -125,7 +125,7 @@ func differences(have, want *jetstream.StreamConfig) []difference {
 			out = append(out, difference{fmt.Sprintf(what, args...), fatal, mend})
 		}
 	}
-	parked := want.Discard == jetstream.DiscardNew
+	parked := want.Discard == jetstream.DiscardNew // the backlog, whatever it is called
 	for _, subject := range want.Subjects {
 		covered := slices.ContainsFunc(have.Subjects, func(s string) bool { return covers(s, subject) })
 		add(!covered, true, func(c *jetstream.StreamConfig) { c.Subjects = append(slices.Clone(c.Subjects), subject) }, "it does not take %s", subject)

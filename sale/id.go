@@ -35,9 +35,10 @@ func DeriveOrderID(sku, user, key string) OrderID {
 	in = append(in, user...)
 	in = append(in, 0)
 	in = append(in, key...)
-	sum := sha256.Sum256(in)
-	id, _ := OrderIDsOf(sku)
-	copy(id[skuPrefix:], sum[:])
+	of, all := sha256.Sum256(in[:len(sku)]), sha256.Sum256(in)
+	var id OrderID
+	copy(id[:skuPrefix], of[:])
+	copy(id[skuPrefix:], all[:])
 	return id
 }
 
@@ -53,10 +54,16 @@ func OrderIDsOf(sku string) (first, last OrderID) {
 	return first, last
 }
 
+// Beside is the id with the prefix of the SKU, among whose orders it then lies.
+func (id OrderID) Beside(sku string) OrderID {
+	first, _ := OrderIDsOf(sku)
+	copy(id[:skuPrefix], first[:])
+	return id
+}
+
 // Of reports whether the id can be that of an order of the SKU.
 func (id OrderID) Of(sku string) bool {
-	first, _ := OrderIDsOf(sku)
-	return [skuPrefix]byte(id[:]) == [skuPrefix]byte(first[:])
+	return id == id.Beside(sku)
 }
 
 // String is the id's outside form: 26 lower-case base32 characters.

@@ -107,10 +107,9 @@ func withPartsAfter(ctx context.Context, s source, before, fn func(context.Conte
 // connect begins to connect to NATS, and gives it a while to answer: whoever needs it
 // says so. It does not touch the streams, which are the gateways': it compares them.
 func (p *parts) connect(ctx context.Context, cfg configs.Config) (err error) {
-	p.nats, err = results.Connect(results.Config{
-		URL: cfg.NATS.URL, CredsFile: cfg.NATS.CredentialsFile, Name: "flashgate command", Namespace: cfg.Namespace, Installation: p.ledger.Installation, Streams: streamConfig(cfg),
-	})
-	if err != nil {
+	c := natsConfig(cfg, slog.New(slog.DiscardHandler), nil, nil, p.ledger.Installation)
+	c.Name = "flashgate command"
+	if p.nats, err = results.Connect(c); err != nil {
 		return err
 	}
 	if p.backlog, err = results.NewBacklog(results.BacklogConfig{MaxBatch: cfg.Queue.MaxBatch}, p.nats); err != nil {
