@@ -29,7 +29,7 @@ const skuPrefix = 5
 func DeriveOrderID(sku, user, key string) OrderID {
 	// Usual names fit. The buffer is no larger because every buyer who waits keeps the
 	// stack that this call made grow.
-	var buf [192]byte
+	var buf [128]byte
 	in := append(buf[:0], sku...)
 	in = append(in, 0)
 	in = append(in, user...)
