@@ -46,9 +46,9 @@ type Restored struct {
 	Err    error
 }
 
-// OK reports whether the ledger has the order now.
+// OK reports whether the ledger has the order now, or had it for as long as it was to.
 func (r *Restored) OK() bool {
-	return r.Err == nil && (r.Result == sale.RestoreDone || r.Result == sale.RestoreExists)
+	return r.Err == nil && (r.Result == sale.RestoreDone || r.Result == sale.RestoreExists || r.Result == sale.RestoreArchived)
 }
 
 // Restoration sums up what a Restorer did.
@@ -166,7 +166,7 @@ func (r *restoration) note(ctx context.Context, orders []sale.Order) error {
 // lacks reports whether the ledger's order lacks what was published, or differs.
 func lacks(has, published *sale.Order) bool {
 	return (published.Version >= has.Version && published.Status != has.Status) ||
-		has.SKU != published.SKU || has.User != published.User || has.Quantity != published.Quantity || has.Hash != published.Hash
+		has.SKU != published.SKU || !has.BoughtBy(published.User) || has.Quantity != published.Quantity || has.Hash != published.Hash
 }
 
 // flush offers the ledger the n orders that were published first.

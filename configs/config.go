@@ -45,6 +45,7 @@ type Config struct {
 	Payments  Payments  `yaml:"payments"`
 	Backlog   Backlog   `yaml:"backlog"`
 	Reconcile Reconcile `yaml:"reconcile"`
+	Retention Retention `yaml:"retention"`
 	Direct    Direct    `yaml:"direct"`
 	Log       Log       `yaml:"log"`
 
@@ -326,6 +327,24 @@ type Reconcile struct {
 	Grace time.Duration `yaml:"grace"`
 }
 
+// Retention is how long finished orders are kept. Both ages are off by default: what was
+// sold is the user's to keep.
+type Retention struct {
+	// Orders is the age at which the orders of a SKU move to the archive: since it was
+	// closed, or its closes_at passed, and since it was last changed. Such a SKU is never
+	// opened again. 0 is never. Too low: one that was to be opened again cannot be. Too
+	// high: disk.
+	Orders time.Duration `yaml:"orders"`
+	// Archive is how long archived orders are kept, with their payments, until they are
+	// deleted. 0 is for ever. It must not be shorter than nats.results_max_age: what is
+	// still on the stream would be missed by audits. Too low: a payment's event that is
+	// repeated later is taken for another payment, and given back. Too high: disk.
+	Archive time.Duration `yaml:"archive"`
+	// Rate is how many orders a second are moved or deleted. Too low: less than is sold.
+	// Too high: sales notice.
+	Rate float64 `yaml:"rate"`
+}
+
 // Direct is the way of cold SKUs.
 type Direct struct {
 	// Lock is an outer distributed lock around the ledger's own. There is none in this
@@ -367,6 +386,7 @@ func Default(mode Mode) Config {
 		Payments:  Payments{Tolerance: 5 * time.Minute},
 		Backlog:   Backlog{MaxWait: 5 * time.Minute, Capacity: 1_000_000},
 		Reconcile: Reconcile{Period: 2 * time.Second},
+		Retention: Retention{Rate: 2000},
 		Direct:    Direct{Lock: "none"},
 		Log:       Log{Level: "info", Format: "json"},
 		PayWithin: 15 * time.Minute,

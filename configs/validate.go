@@ -16,6 +16,8 @@ import (
 )
 
 const (
+	// longest is the longest age that anything is kept for, but for ever.
+	longest = 10 * 366 * 24 * time.Hour
 	// commitRetries is how long a commit whose outcome is unknown may be repeated; as
 	// long, a tentative batch older than queue.max_age may still be committed.
 	commitRetries = 3 * time.Second
@@ -263,7 +265,7 @@ func (v *validator) nats(n *NATS) {
 	if !slices.Contains([]int{1, 3, 5}, n.Replicas) {
 		v.refuse("nats.replicas", "must be 1, 3 or 5, not %d: an even number survives no more than one less", n.Replicas)
 	}
-	v.duration("nats.results_max_age", n.ResultsMaxAge, time.Minute, 10*366*24*time.Hour)
+	v.duration("nats.results_max_age", n.ResultsMaxAge, time.Minute, longest)
 	if n.CredentialsFile != "" {
 		if _, err := os.Stat(n.CredentialsFile); err != nil {
 			v.refuse("nats.credentials_file", "%s", oneLine(err.Error()))
@@ -311,6 +313,20 @@ func (v *validator) background(c *Config) {
 	}
 	if r.Grace+r.Period > sellableAgain {
 		v.refuse("reconcile.grace", "plus reconcile.period must not exceed %s, but is %s + %s: what a crash left tentative must be sellable again by then (lower queue.max_age)", sellableAgain, r.Grace, r.Period)
+	}
+
+	k := &c.Retention
+	if k.Orders != 0 {
+		v.duration("retention.orders", k.Orders, 24*time.Hour, longest)
+	}
+	if k.Archive != 0 {
+		v.duration("retention.archive", k.Archive, 24*time.Hour, longest)
+	}
+	if k.Archive != 0 && k.Archive < c.NATS.ResultsMaxAge {
+		v.refuse("retention.archive", "must not be shorter than nats.results_max_age (%s), not %s: audits would miss orders that the stream still tells of", c.NATS.ResultsMaxAge, k.Archive)
+	}
+	if !(k.Rate >= 1 && k.Rate <= 1e6) {
+		v.refuse("retention.rate", "must be 1 to 1e6 orders per second, not %g", k.Rate)
 	}
 
 	v.oneOf("direct.lock", c.Direct.Lock, "none")

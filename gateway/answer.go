@@ -143,6 +143,7 @@ var errorAnswers = []struct {
 	{sale.ErrInvalid, invalidRequest},
 	{sale.ErrKeyReused, keyReused},
 	{sale.ErrPrecondition, preconditionFailed},
+	{sale.ErrArchived, saleClosed},
 	{sale.ErrPaymentMismatch, invalidRequest},
 }
 

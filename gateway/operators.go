@@ -283,6 +283,9 @@ func (g *Gateway) appendSKU(b []byte, sku *sale.SKU, stock sale.Stock) []byte {
 	if pending := sku.Pending(); pending != "" {
 		b = appendText(b, "pending", pending)
 	}
+	if sku.Archived() {
+		b = appendText(b, "archive", sku.Archive.String())
+	}
 	b = appendText(b, "heat", sku.Heat.String())
 	b = appendNumber(b, "segments", int64(sku.Segments))
 	b = appendNumber(b, "version", sku.Version)

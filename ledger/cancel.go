@@ -17,6 +17,9 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 	done, sku := false, ""
 	err := db.insist(ctx, db.pools.edge, about(keyOfOrder(id)), func(ctx context.Context, on *try) error {
 		found, err := db.readOrders(ctx, on.conn, []sale.OrderID{id})
+		if err == nil && len(found) == 0 {
+			found, err = db.archivedOrder(ctx, on.conn, id)
+		}
 		if err != nil {
 			return err
 		}
@@ -46,6 +49,8 @@ func (db *DB) Cancel(ctx context.Context, id sale.OrderID, user string) (sale.Or
 		db.metrics.changed(sale.StatusCancelled.String(), 1)
 	}
 	// Told again where it was cancelled before: whoever did that may have died since.
-	db.released(ctx, []sale.Order{order})
+	if done || order.RepeatsMatter(db.Now()) {
+		db.released(ctx, []sale.Order{order})
+	}
 	return order, nil
 }

@@ -211,13 +211,13 @@ func (db *DB) readMisses(ctx context.Context, batch []*catalogMiss) {
 }
 
 // skuColumns is what scanSKU reads, in its order.
-const skuColumns = "sku, ordinal, title, unit_price, currency, per_user_limit, opens_at, closes_at, pay_within_ms, state, heat, counting, segments, version, changed_at"
+const skuColumns = "sku, ordinal, title, unit_price, currency, per_user_limit, opens_at, closes_at, pay_within_ms, state, heat, counting, archive, segments, version, changed_at"
 
 func scanSKU(r scanner) (*sale.SKU, error) {
 	var s sale.SKU
-	var state, heat string
+	var state, heat, archive string
 	err := r.Scan(&s.Name, &s.Ordinal, &s.Title, &s.UnitPrice, &s.Currency, &s.PerUserLimit, &s.OpensAt, &s.ClosesAt,
-		&s.PayWithin, &state, &heat, &s.Counting, &s.Segments, &s.Version, &s.ChangedAt)
+		&s.PayWithin, &state, &heat, &s.Counting, &archive, &s.Segments, &s.Version, &s.ChangedAt)
 	if err != nil {
 		return nil, err
 	}
@@ -225,6 +225,9 @@ func scanSKU(r scanner) (*sale.SKU, error) {
 		return nil, err
 	}
 	if s.Heat, err = sale.ParseHeat(heat); err != nil {
+		return nil, err
+	}
+	if s.Archive, err = sale.ParseArchive(archive); err != nil {
 		return nil, err
 	}
 	return &s, nil

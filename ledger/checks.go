@@ -22,18 +22,18 @@ type check struct {
 const live = "('reserved','paid')"
 
 // stockDiffers finds the stock rows, as s, whose sold is not what live orders hold, as
-// l.units; buyersDiffer does so for buyers, grouped as u, and for those whose orders are
+// l.units, and archived ones; buyersDiffer does so for buyers, grouped as u, and for those whose orders are
 // being counted as far as that has come.
 const (
 	stockDiffers = ` FROM stock s
 		LEFT JOIN (SELECT sku, segment, SUM(quantity) AS units FROM orders WHERE status IN ` + live + ` GROUP BY sku, segment) l
-		ON l.sku = s.sku AND l.segment = s.segment WHERE s.sold <> COALESCE(l.units, 0)`
+		ON l.sku = s.sku AND l.segment = s.segment WHERE s.sold <> s.archived + COALESCE(l.units, 0)`
 	buyersDiffer = ` FROM (
 		SELECT b.sku, b.user_id, b.units AS held, 0 AS live FROM buyers b JOIN skus k ON k.sku = b.sku LEFT JOIN buyer_work w ON w.sku = b.sku
-		WHERE k.per_user_limit > 0 AND (k.counting = 0 OR w.cleared = 1)
+		WHERE k.per_user_limit > 0 AND k.archive = 'none' AND (k.counting = 0 OR w.cleared = 1)
 		UNION ALL
 		SELECT o.sku, o.user_id, 0, o.quantity FROM orders o JOIN skus k ON k.sku = o.sku LEFT JOIN buyer_work w ON w.sku = o.sku
-		WHERE k.per_user_limit > 0 AND o.status IN ` + live + ` AND (k.counting = 0 OR w.counted_id >= o.order_id)
+		WHERE k.per_user_limit > 0 AND k.archive = 'none' AND o.status IN ` + live + ` AND (k.counting = 0 OR w.counted_id >= o.order_id)
 		) u GROUP BY u.sku, u.user_id HAVING SUM(u.held) <> SUM(u.live)`
 )
 
@@ -42,14 +42,14 @@ const (
 func checks(now int64, outboxAge time.Duration) []check {
 	return []check{
 		{
-			name: "stock_sold", promise: "sold is what live orders hold, per stock row",
-			query:  `SELECT s.sku, '', s.segment, s.sold, COALESCE(l.units, 0)` + stockDiffers,
-			detail: "segment %s has sold %s, its live orders hold %s", figures: 3,
+			name: "stock_sold", promise: "sold is what live and archived orders hold, per stock row",
+			query:  `SELECT s.sku, '', s.segment, s.sold, COALESCE(l.units, 0), s.archived` + stockDiffers,
+			detail: "segment %s has sold %s, its live orders hold %s and its archived ones %s", figures: 4,
 		},
 		{
 			name: "stock_bounds", promise: "never more is sold than total - reserved",
 			query: `SELECT sku, '', segment, total, reserved, sold FROM stock
-				WHERE total < 0 OR reserved < 0 OR sold < 0 OR sold > total - reserved`,
+				WHERE total < 0 OR reserved < 0 OR sold < 0 OR sold > total - reserved OR archived < 0 OR archived > sold`,
 			detail: "segment %s has total %s, reserved %s, sold %s", figures: 4,
 		},
 		{
@@ -82,6 +82,20 @@ func checks(now int64, outboxAge time.Duration) []check {
 			detail: "the order is %s, and there is no stock row for segment %s", figures: 2,
 		},
 		{
+			name: "archived_units", promise: "what is archived of a stock row's units is what the archive's paid orders hold",
+			query: `SELECT s.sku, '', s.segment, s.archived, COALESCE(l.units, 0) FROM stock s JOIN skus k ON k.sku = s.sku AND k.archive <> 'dropped'
+				LEFT JOIN (SELECT sku, segment, SUM(quantity) AS units FROM orders_archive WHERE status = 'paid' GROUP BY sku, segment) l
+				ON l.sku = s.sku AND l.segment = s.segment WHERE s.archived <> COALESCE(l.units, 0)`,
+			detail: "segment %s has %s units archived, the paid orders of the archive hold %s", figures: 3,
+		},
+		{
+			name: "archived_orders", promise: "what is archived has ended, is of a SKU that stays closed, and is there once",
+			query: `SELECT a.sku, a.order_id, a.status FROM orders_archive a LEFT JOIN skus k ON k.sku = a.sku
+				WHERE a.status = 'reserved' OR k.archive IS NULL OR k.archive NOT IN ('archiving', 'archived') OR k.state <> 'closed'
+				OR EXISTS (SELECT 1 FROM orders o WHERE o.order_id = a.order_id)`,
+			detail: "the order is %s, and does not belong into the archive", figures: 1,
+		},
+		{
 			name: "outbox_age", promise: "events are published soon",
 			query:  `SELECT sku, '', id, kind, ` + fmt.Sprint(now) + ` - at FROM outbox WHERE at < ` + fmt.Sprint(now-outboxAge.Milliseconds()),
 			detail: "row %s (%s) has waited for %s ms", figures: 3,
@@ -89,7 +103,8 @@ func checks(now int64, outboxAge time.Duration) []check {
 		{
 			name: "payment_orders", promise: "every payment belongs to an order",
 			query: `SELECT '', p.order_id, p.event_id, p.outcome FROM payments p
-				WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_id = p.order_id)`,
+				WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_id = p.order_id)
+				AND NOT EXISTS (SELECT 1 FROM orders_archive a WHERE a.order_id = p.order_id)`,
 			detail: "payment %s (%s) belongs to no order", figures: 2,
 		},
 		{

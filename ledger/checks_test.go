@@ -63,6 +63,21 @@ func TestEachCheckFindsItsOwn(t *testing.T) {
 		{"log_orders", false, func(b *bed, _ *DB, _ *sale.Order) {
 			b.exec("INSERT INTO stock_moves (order_id, reason, sku, segment, delta, at) VALUES (?, 'expired', 'shoe', 0, 2, 1)", make([]byte, 16))
 		}},
+		{"archived_units", false, func(b *bed, db *DB, o *sale.Order) {
+			b.pay(db, paymentOf(o, "evt"), sale.PaymentApplied)
+			b.close(db, "shoe")
+			b.retain(db, keepArchive)
+			b.exec("UPDATE stock SET archived = 1, sold = 1 WHERE sku = 'shoe'")
+		}},
+		{"archived_orders", true, func(b *bed, db *DB, o *sale.Order) {
+			b.cancel(db, o)
+			b.close(db, "shoe")
+			b.retain(db, keepArchive)
+			b.exec("UPDATE skus SET state = 'open' WHERE sku = 'shoe'")
+		}},
+		{"archived_orders", true, func(b *bed, _ *DB, o *sale.Order) {
+			b.exec("INSERT INTO orders_archive SELECT * FROM orders WHERE order_id = ?", o.ID[:])
+		}},
 		{"order_stock", true, func(b *bed, _ *DB, _ *sale.Order) { b.exec("DELETE FROM stock WHERE sku = 'shoe'") }},
 		{"outbox_age", false, func(b *bed, db *DB, _ *sale.Order) { b.exec("UPDATE outbox SET at = at - 7200000") }},
 		{"payment_orders", false, func(b *bed, _ *DB, _ *sale.Order) {
@@ -94,7 +109,7 @@ func TestEachCheckFindsItsOwn(t *testing.T) {
 		covered := map[string]bool{}
 		for _, tc := range breaks {
 			covered[tc.check] = true
-			for _, table := range []string{"orders", "stock", "skus", "buyers", "stock_moves", "outbox", "due", "payments"} {
+			for _, table := range []string{"orders", "stock", "skus", "buyers", "stock_moves", "outbox", "due", "payments", "orders_archive"} {
 				b.exec("DELETE FROM " + table)
 			}
 			free := b.sku("free", 10, 0)

@@ -106,6 +106,7 @@ type DB struct {
 	slow      slowSKUs
 	exhausted exhaustedSets
 	suspects  suspects
+	retained  retained
 }
 
 // New checks the configuration and starts nothing.

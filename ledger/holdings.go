@@ -15,7 +15,7 @@ import (
 const holdingsChunk = 128
 
 // Holdings returns what is held of those of the SKUs that have stock, each with up to
-// most orders and buyers: one that has more is Partial. Orders are read before buyers, and
+// most orders that a copy has to know, and buyers: one that has more is Partial. Orders are read before buyers, and
 // stock last, so that what is committed meanwhile is missing from the orders and not from
 // the stock. Errors wrap sale.ErrUnavailable.
 func (s Source) Holdings(ctx context.Context, skus []string, most int) (map[string]*sale.Holdings, error) {
@@ -86,7 +86,11 @@ func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
 
 func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
 	text := newScript(s.dialect)
-	text.someOfEach("sku, order_id, segment, status NOT IN "+live, skus, most+1, text.ordersOf)
+	copied := s.copied()
+	text.someOfEach("sku, order_id, segment, status NOT IN "+live, skus, most+1, func(sku string) {
+		text.ordersOf(sku)
+		text.raw(copied)
+	})
 	text.someOfEach("sku, user_id, units", skus, most+1, func(sku string) {
 		text.raw(" FROM buyers WHERE units > 0 AND sku = ")
 		text.str(sku)

@@ -68,6 +68,52 @@ func TestHooksTellOfGiveBacks(t *testing.T) {
 	})
 }
 
+// A copy that is loaded knows live orders, however old, and those that ended lately: of
+// others no repeat of a give-back is told.
+func TestOldGiveBacksAreNotToldAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		var w told
+		db := b.new()
+		db.SetHooks(w.hooks())
+		b.run(db)
+		shoe := b.sku("shoe", 10, 0)
+		orders := make(map[string]sale.Order)
+		for _, user := range []string{"old", "late", "paid"} {
+			orders[user] = b.reserve(db, shoe, user, "1", 1)
+		}
+		for user, o := range orders {
+			if user == "paid" {
+				b.pay(db, paymentOf(&o, "evt"), sale.PaymentApplied)
+			} else {
+				b.cancel(db, &o)
+			}
+			if user != "late" {
+				b.exec("UPDATE orders SET pay_by = ? WHERE order_id = ?", db.Now()-sale.RepeatsFor.Milliseconds(), o.ID[:])
+			}
+		}
+		w.released = nil
+		for _, user := range []string{"old", "late"} {
+			if o, err := db.Cancel(t.Context(), orders[user].ID, user); err != nil || o.Status != sale.StatusCancelled {
+				t.Errorf("%v, %v", o.Status, err)
+			}
+		}
+		if !slices.Equal(w.released, []string{"shoe late cancelled"}) {
+			t.Errorf("told again of %v", w.released)
+		}
+		want := []sale.HeldOrder{{ID: orders["late"].ID, Ended: true}, {ID: orders["paid"].ID}}
+		slices.SortFunc(want, func(a, b sale.HeldOrder) int { return compareOrderIDs(a.ID, b.ID) })
+		held, err := db.Source().Holdings(t.Context(), []string{"shoe"}, 10)
+		if err != nil || !slices.Equal(held["shoe"].Orders, want) {
+			t.Errorf("%+v, %v; want %+v", held["shoe"], err, want)
+		}
+		var each []sale.HeldOrder
+		err = db.EachOrder(t.Context(), "shoe", func(o []sale.HeldOrder) error { each = append(each, o...); return nil })
+		if err != nil || !slices.Equal(each, want) {
+			t.Errorf("%+v, %v; want %+v", each, err, want)
+		}
+	})
+}
+
 // A cancellation whose COMMIT was answered to nobody is found out by the next attempt,
 // which has to tell of it: nobody else will.
 func TestHooksTellOfGiveBacksThatWereInDoubt(t *testing.T) {

@@ -15,6 +15,7 @@ type metrics struct {
 	changes     *prometheus.CounterVec // of orders, by what they became
 	late        prometheus.Histogram
 	unexpired   prometheus.Gauge
+	unarchived  prometheus.Gauge
 	seen        prometheus.Gauge       // the position of the last change of a SKU that was looked at
 	repaired    *prometheus.CounterVec // by table and result
 }
@@ -57,6 +58,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		unexpired: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "flashgate_ledger_expiry_left_skus", Help: "SKUs whose due orders the last run could not end, because their rows are held or contradict each other.",
 		}),
+		unarchived: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_ledger_archive_left_skus", Help: "SKUs whose orders the last run could not archive or delete, because their rows are held or contradict each other.",
+		}),
 		repaired: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flashgate_repairs_total", Help: "Rows of the ledger that disagreed with its orders, by table and whether they could be repaired.",
 		}, []string{"table", "result"}),
@@ -67,7 +71,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.held, m.quarantined, m.changes, m.late, m.unexpired, m.repaired, m.seen} {
+	for _, c := range []prometheus.Collector{m.groups, m.claims, m.seconds, m.regroups, m.retries, m.waiting, m.held, m.quarantined, m.changes, m.late, m.unexpired, m.unarchived, m.repaired, m.seen} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

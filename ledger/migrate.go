@@ -16,7 +16,7 @@ import (
 var migrations embed.FS
 
 // schemaVersion is the newest migration of every dialect.
-const schemaVersion = 7
+const schemaVersion = 8
 
 // Migrate brings the database's schema up to this program's. Several may run at once:
 // one migrates, the others wait. It is safe to repeat.
@@ -40,18 +40,10 @@ func Migrate(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 
-	files, err := fs.Sub(migrations, "migrations/"+d.name())
-	if err != nil {
-		return err
-	}
-	kind := goose.DialectMySQL
-	if d.name() == "sqlite" {
-		kind = goose.DialectSQLite3
-	}
 	if err := checkOrderIDs(ctx, conn); err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(kind, pool, files, goose.WithLogger(goose.NopLogger()))
+	p, err := migrationsOf(d, pool)
 	if err != nil {
 		return fmt.Errorf("read the migrations: %w", err)
 	}
@@ -59,6 +51,19 @@ func Migrate(ctx context.Context, cfg Config) (err error) {
 		return fmt.Errorf("migrate the ledger: %w", err)
 	}
 	return nil
+}
+
+// migrationsOf are those of the dialect, to be run on the database.
+func migrationsOf(d dialect, pool *sql.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations/"+d.name())
+	if err != nil {
+		return nil, err
+	}
+	kind := goose.DialectMySQL
+	if d.name() == "sqlite" {
+		kind = goose.DialectSQLite3
+	}
+	return goose.NewProvider(kind, pool, files, goose.WithLogger(goose.NopLogger()))
 }
 
 // idsVersion is the migration since which order ids begin with their SKU's hash.
@@ -97,7 +102,7 @@ func lockMigration(ctx context.Context, d dialect, conn *sql.Conn) error {
 		return nil
 	}
 	var got sql.NullInt64
-	row := conn.QueryRowContext(ctx, "SELECT GET_LOCK(CONCAT('flashgate:', MD5(DATABASE())), ?)", int(time.Minute.Seconds()))
+	row := conn.QueryRowContext(ctx, "SELECT GET_LOCK(CONCAT('flashgate:', LEFT(SHA2(DATABASE(), 256), 32)), ?)", int(time.Minute.Seconds()))
 	if err := row.Scan(&got); err != nil {
 		return fmt.Errorf("lock the migration: %w", err)
 	}

@@ -19,7 +19,7 @@ const operatorReason = "operator"
 // PutSKU creates the SKU, or replaces all that is said of it, Total and Reserved of
 // the stock included; Ordinal, Version, ChangedAt and Sold are the ledger's. It may be
 // repeated: what is as wished is left alone. Errors: *sale.StockBelowSoldError,
-// sale.ErrPrecondition where it is not as expected before, or one that wraps sale.ErrInvalid
+// sale.ErrPrecondition where it is not as expected before, sale.ErrArchived, or one that wraps sale.ErrInvalid
 // or sale.ErrUnavailable.
 func (db *DB) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock, expect sale.Expect) (sale.SKU, sale.Stock, bool, error) {
 	// A replacement is a patch that names every field, so that both keep to one rule.
@@ -197,7 +197,7 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 	switch {
 	case errors.Is(err, sql.ErrNoRows) && c.create:
 		c.created = true
-		before = &sale.SKU{Name: c.name}
+		before = &sale.SKU{Name: c.name, Archive: sale.ArchiveNone}
 	case errors.Is(err, sql.ErrNoRows):
 		c.refusal = sale.ErrUnknownSKU
 		return errAbandon
@@ -303,14 +303,14 @@ func (db *DB) writeSKU(ctx context.Context, conn *sql.Conn, before, after *sale.
 	after.Version = before.Version + 1
 	after.ChangedAt = db.Now()
 	values := []any{after.Title, after.UnitPrice, after.Currency, after.PerUserLimit, after.OpensAt, after.ClosesAt,
-		after.PayWithin, after.State.String(), after.Heat.String(), after.Counting, after.Segments, after.Version, after.ChangedAt, after.Name}
+		after.PayWithin, after.State.String(), after.Heat.String(), after.Counting, after.Archive.String(), after.Segments, after.Version, after.ChangedAt, after.Name}
 	if !created {
 		_, err := conn.ExecContext(ctx, `UPDATE skus SET title = ?, unit_price = ?, currency = ?, per_user_limit = ?, opens_at = ?, closes_at = ?,
-			pay_within_ms = ?, state = ?, heat = ?, counting = ?, segments = ?, version = ?, changed_at = ? WHERE sku = ?`, values...)
+			pay_within_ms = ?, state = ?, heat = ?, counting = ?, archive = ?, segments = ?, version = ?, changed_at = ? WHERE sku = ?`, values...)
 		return err
 	}
 	res, err := conn.ExecContext(ctx, `INSERT INTO skus (title, unit_price, currency, per_user_limit, opens_at, closes_at,
-		pay_within_ms, state, heat, counting, segments, version, changed_at, sku) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
+		pay_within_ms, state, heat, counting, archive, segments, version, changed_at, sku) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
 	if err != nil {
 		return err
 	}

@@ -100,6 +100,9 @@ func (db *DB) pay(ctx context.Context, on *try, p sale.Payment) (result sale.Pay
 		return result, nil, err
 	}
 	found, err := db.readOrders(ctx, on.conn, []sale.OrderID{p.OrderID})
+	if err == nil && len(found) == 0 {
+		found, err = db.archivedOrder(ctx, on.conn, p.OrderID)
+	}
 	switch {
 	case err != nil:
 		return result, nil, err
@@ -155,7 +158,8 @@ func (t *transition) pay(ctx context.Context, conn *sql.Conn, row *orderRow, p s
 // retake takes an ended order's units again, if stock and limit allow.
 func (t *transition) retake(ctx context.Context, conn *sql.Conn, row *orderRow) (bool, error) {
 	f, err := newShelf(ctx, conn, row.SKU)
-	if err != nil || f.rules == nil {
+	// Of an archived SKU nobody knows any more what its buyers hold.
+	if err != nil || f.rules == nil || f.rules.Archived() {
 		return false, err
 	}
 	var units int64

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"flashgate/sale"
 )
@@ -35,7 +36,7 @@ func scanOrder(r scanner) (sale.Order, error) {
 
 // Ping asks the ledger for next to nothing. Errors wrap sale.ErrUnavailable.
 func (db *DB) Ping(ctx context.Context) error {
-	_, err := db.find(ctx, db.pools.probe, []sale.OrderID{{}})
+	_, err := db.find(ctx, db.pools.probe, []sale.OrderID{{}}, "orders")
 	return err
 }
 
@@ -44,17 +45,18 @@ const findChunk = 1000
 
 // Find returns those of the orders that have a row. Errors wrap sale.ErrUnavailable.
 func (db *DB) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
-	return db.find(ctx, db.pools.lookups, ids)
+	return db.find(ctx, db.pools.lookups, ids, "orders")
 }
 
-func (db *DB) find(ctx context.Context, pool *sql.DB, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+// find looks in the tables, all as of one moment.
+func (db *DB) find(ctx context.Context, pool *sql.DB, ids []sale.OrderID, tables ...string) (map[sale.OrderID]sale.Order, error) {
 	found := make(map[sale.OrderID]sale.Order)
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
 	for len(ids) > 0 {
 		n := min(len(ids), findChunk)
-		if err := db.findChunk(ctx, pool, ids[:n], found); err != nil {
+		if err := db.findChunk(ctx, pool, ids[:n], tables, found); err != nil {
 			return nil, db.away(ctx, err)
 		}
 		ids = ids[n:]
@@ -63,11 +65,16 @@ func (db *DB) find(ctx context.Context, pool *sql.DB, ids []sale.OrderID) (map[s
 	return found, nil
 }
 
-func (db *DB) findChunk(ctx context.Context, pool *sql.DB, ids []sale.OrderID, found map[sale.OrderID]sale.Order) error {
+func (db *DB) findChunk(ctx context.Context, pool *sql.DB, ids []sale.OrderID, tables []string, found map[sale.OrderID]sale.Order) error {
 	s := newScript(db.dialect)
-	s.raw("SELECT " + orderColumns + " FROM orders WHERE order_id IN (")
-	s.ids(ids)
-	s.raw(")")
+	for i, table := range tables {
+		if i > 0 {
+			s.raw(" UNION ALL ")
+		}
+		s.raw("SELECT " + orderColumns + " FROM " + table + " WHERE order_id IN (")
+		s.ids(ids)
+		s.raw(")")
+	}
 	rows, err := read(ctx, pool, string(s.text))
 	if err != nil {
 		return err
@@ -87,9 +94,9 @@ func scanOrders(rows resultSet, found map[sale.OrderID]sale.Order) error {
 	return closeRows(rows, nil)
 }
 
-// Order returns one order, or sale.ErrUnknownOrder.
+// Order returns one order, also of the archive, or sale.ErrUnknownOrder.
 func (db *DB) Order(ctx context.Context, id sale.OrderID) (sale.Order, error) {
-	found, err := db.find(ctx, db.pools.edge, []sale.OrderID{id})
+	found, err := db.find(ctx, db.pools.edge, []sale.OrderID{id}, "orders", "orders_archive")
 	if err != nil {
 		return sale.Order{}, err
 	}
@@ -154,7 +161,13 @@ func (s *script) ordersOf(sku string) {
 // eachChunk is how many rows EachOrder and EachBuyer hand over at once.
 const eachChunk = 5000
 
-// EachOrder streams every order of the SKU, of any status and in the order of ids, in
+// copied selects the orders that a copy has to know: live ones, and those that ended so
+// lately that a repeat of the give-back may come (sale.RepeatsFor).
+func (db *DB) copied() string {
+	return " AND (status IN " + live + " OR pay_by > " + strconv.FormatInt(db.Now()-sale.RepeatsFor.Milliseconds(), 10) + ")"
+}
+
+// EachOrder streams the orders of the SKU that a copy has to know, in the order of ids, in
 // chunks that fn must not keep. Orders committed while it runs may be missing. An
 // error of fn ends it and is returned as it is.
 func (db *DB) EachOrder(ctx context.Context, sku string, fn func([]sale.HeldOrder) error) error {
@@ -170,7 +183,7 @@ func (db *DB) EachOrder(ctx context.Context, sku string, fn func([]sale.HeldOrde
 	var id sql.RawBytes
 	var o sale.HeldOrder
 	of := db.ordersOf(sku)
-	return db.stream(ctx, "SELECT order_id, segment, status NOT IN "+live+of.from, of.args, []any{&id, &o.Segment, &o.Ended}, func() error {
+	return db.stream(ctx, "SELECT order_id, segment, status NOT IN "+live+of.from+db.copied(), of.args, []any{&id, &o.Segment, &o.Ended}, func() error {
 		if len(id) != len(sale.OrderID{}) {
 			return fmt.Errorf("an order row has a key of %d bytes", len(id))
 		}

@@ -11,7 +11,7 @@ import (
 	"flashgate/sale"
 )
 
-// Orders are the truth of which stock and buyers are sums. A sum that is wrong, because
+// Orders are the truth of which stock (with what is archived of it) and buyers are sums. A sum that is wrong, because
 // somebody wrote to the tables by hand or a constraint was off, can be computed anew;
 // what a repair never does is change an order.
 
@@ -60,7 +60,7 @@ func (db *DB) repairSKU(ctx context.Context, sku string) error {
 	var segments []int
 	of := db.ordersOf(sku)
 	err := db.listWrong(ctx, `SELECT s.segment FROM stock s LEFT JOIN (SELECT segment, SUM(quantity) AS units`+of.from+` AND status IN `+live+` GROUP BY segment) l
-		ON l.segment = s.segment WHERE s.sku = ? AND s.sold <> COALESCE(l.units, 0)`, append(slices.Clone(of.args), sku), func(r scanner) error {
+		ON l.segment = s.segment WHERE s.sku = ? AND s.sold <> s.archived + COALESCE(l.units, 0)`, append(slices.Clone(of.args), sku), func(r scanner) error {
 		segments = append(segments, 0)
 		return r.Scan(&segments[len(segments)-1])
 	})
@@ -125,7 +125,8 @@ func (db *DB) repairStockRow(ctx context.Context, sku string, segment int, done 
 		}
 		var units int64
 		of := db.ordersOf(sku)
-		err = on.conn.QueryRowContext(ctx, "SELECT COALESCE(SUM(quantity), 0)"+of.from+" AND segment = ? AND status IN "+live, append(of.args, segment)...).Scan(&units)
+		err = on.conn.QueryRowContext(ctx, "SELECT (SELECT archived FROM stock WHERE sku = ? AND segment = ?) + COALESCE(SUM(quantity), 0)"+of.from+
+			" AND segment = ? AND status IN "+live, slices.Concat([]any{sku, segment}, of.args, []any{segment})...).Scan(&units)
 		if err != nil {
 			return false, err
 		}
@@ -172,7 +173,7 @@ func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (r
 			return false, err
 		}
 		rules, err := scanSKU(on.conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?", sku))
-		if errors.Is(err, sql.ErrNoRows) || (err == nil && (rules.PerUserLimit == 0 || rules.Counting)) {
+		if errors.Is(err, sql.ErrNoRows) || (err == nil && (rules.PerUserLimit == 0 || rules.Counting || rules.Archived())) {
 			return false, nil
 		}
 		if err != nil {

@@ -198,6 +198,9 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 	if f.rules == nil || len(f.stock) == 0 {
 		return sale.RestoreUnknownSKU
 	}
+	if f.rules.Archived() {
+		return sale.RestoreArchived
+	}
 	o := *published
 	o.Version = max(o.Version, 1)
 	o.Payment, o.Reason, o.ChangedAt = "", "", 0
@@ -250,7 +253,7 @@ func (r *restoring) paid(o sale.Order, event string) {
 // bringForward gives an order that the ledger has the status that was published, where
 // that is a step an order can take.
 func (r *restoring) bringForward(published *sale.Order, row *orderRow) sale.RestoreResult {
-	same := row.SKU == published.SKU && row.User == published.User && row.Quantity == published.Quantity && row.Hash == published.Hash &&
+	same := row.SKU == published.SKU && row.BoughtBy(published.User) && row.Quantity == published.Quantity && row.Hash == published.Hash &&
 		row.Amount == published.Amount && row.Currency == published.Currency && row.Coupon == published.Coupon
 	switch {
 	case !same:

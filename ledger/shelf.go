@@ -45,6 +45,9 @@ func newShelf(ctx context.Context, conn *sql.Conn, sku string) (*shelf, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return f, nil
 	}
+	if err == nil && f.rules.Archived() {
+		f.rules.PerUserLimit = 0 // nobody's units are kept any more
+	}
 	return f, err
 }
 

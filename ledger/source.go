@@ -16,5 +16,5 @@ func (db *DB) Source() Source { return Source{db} }
 
 // Find is DB.Find.
 func (s Source) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
-	return s.find(ctx, s.pools.control, ids)
+	return s.find(ctx, s.pools.control, ids, "orders")
 }

@@ -17,7 +17,7 @@ import (
 type orderRow struct {
 	sale.Order
 	stockVersion int64 // -1: there is no such row
-	limit        int64 // of the SKU, per user
+	limit        int64 // of the SKU, per user; 0 where nobody's units are kept, as of archived ones
 	counting     bool  // its orders are being counted for the limit
 }
 
@@ -27,7 +27,7 @@ func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID
 		return nil, nil
 	}
 	s := newScript(db.dialect)
-	s.raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1), COALESCE(k.per_user_limit, 0), COALESCE(k.counting, 0)" +
+	s.raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1), COALESCE(CASE WHEN k.archive = 'none' THEN k.per_user_limit END, 0), COALESCE(k.counting, 0)" +
 		" FROM orders o" + db.dialect.byPrimaryKey() + " LEFT JOIN stock s ON s.sku = o.sku AND s.segment = o.segment" +
 		" LEFT JOIN skus k ON k.sku = o.sku WHERE o.order_id IN (")
 	s.ids(ids)

@@ -12,7 +12,7 @@ type HeldOrder struct {
 // Holdings is what the ledger holds of one SKU, for a copy of it.
 type Holdings struct {
 	Stock  map[int]Stock // by segment
-	Orders []HeldOrder   // of any status
+	Orders []HeldOrder   // live ones, and those that ended lately (RepeatsFor)
 	// Users are buyers with units in live orders, and Units, parallel to them, how many.
 	// They are kept of SKUs with a limit only.
 	Users []string

@@ -114,6 +114,7 @@ func TestNames(t *testing.T) {
 		{"payment outcome", int(PaymentFailed), func(i int) string { return PaymentOutcome(i).String() }, func(s string) (int, error) { v, err := ParsePaymentOutcome(s); return int(v), err }},
 		{"state", int(StateClosed), func(i int) string { return SaleState(i).String() }, func(s string) (int, error) { v, err := ParseSaleState(s); return int(v), err }},
 		{"heat", int(HeatCold), func(i int) string { return Heat(i).String() }, func(s string) (int, error) { v, err := ParseHeat(s); return int(v), err }},
+		{"archive", int(ArchiveDropped), func(i int) string { return Archive(i).String() }, func(s string) (int, error) { v, err := ParseArchive(s); return int(v), err }},
 		{"mode", int(BreakerForcedClosed), func(i int) string { return BreakerMode(i).String() }, func(s string) (int, error) { v, err := ParseBreakerMode(s); return int(v), err }},
 		{"scope", int(ScopeGateway), func(i int) string { return BreakerScope(i).String() }, func(s string) (int, error) { v, err := ParseBreakerScope(s); return int(v), err }},
 	} {

@@ -24,12 +24,13 @@ type SKUPatch struct {
 
 // Apply returns the SKU and its stock (all segments together) as the patch leaves
 // them. It is called by the ledger in the transaction that locks the SKU, so that two
-// patches never lose each other's fields. The error wraps ErrInvalid, or is ErrPrecondition
-// or a *StockBelowSoldError; Counting, Version, ChangedAt and Sold are left alone.
+// patches never lose each other's fields. The error wraps ErrInvalid, or is ErrPrecondition,
+// ErrArchived or a *StockBelowSoldError; Counting, Archive, Version, ChangedAt and Sold are left alone.
 func (p *SKUPatch) Apply(sku SKU, stock Stock) (SKU, Stock, error) {
 	if err := p.Expect.Check(sku, stock); err != nil {
 		return SKU{}, Stock{}, err
 	}
+	was := sku
 	set(&sku.Title, p.Title)
 	set(&sku.UnitPrice, p.UnitPrice)
 	set(&sku.Currency, p.Currency)
@@ -42,6 +43,10 @@ func (p *SKUPatch) Apply(sku SKU, stock Stock) (SKU, Stock, error) {
 	set(&sku.Segments, p.Segments)
 	if err := sku.Validate(); err != nil {
 		return SKU{}, Stock{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	// What was sold of it is no longer there to be counted or dealt out again.
+	if was.Archived() && (sku.State != was.State || sku.PerUserLimit != was.PerUserLimit || sku.Segments != was.Segments) {
+		return SKU{}, Stock{}, ErrArchived
 	}
 	before := stock
 	set(&stock.Total, p.Total)

@@ -12,11 +12,12 @@ const (
 	RestoreNoStock                             // its units are no longer there
 	RestoreOverLimit                           // its buyer holds too many units by now
 	RestoreUnknownSKU                          // the ledger has no such SKU
+	RestoreArchived                            // the SKU's orders are archived, and this one may have been deleted since
 )
 
 var restoreResultNames = [...]string{
 	RestoreDone: "restored", RestoreExists: "exists", RestoreDifferent: "exists_with_different",
-	RestoreNoStock: "no_stock", RestoreOverLimit: "over_limit", RestoreUnknownSKU: "unknown_sku",
+	RestoreNoStock: "no_stock", RestoreOverLimit: "over_limit", RestoreUnknownSKU: "unknown_sku", RestoreArchived: "archived",
 }
 
 // String is its name, as it is stored and shown.

@@ -80,6 +80,7 @@ type SKU struct {
 	// Counting says that a limit was set on a SKU with many orders, which have yet to be
 	// counted for it. Nobody can buy until that is done.
 	Counting  bool
+	Archive   Archive
 	Segments  int   // rows its stock is spread over, >= 1
 	Version   int64 // rises with every change of a field above
 	ChangedAt int64 // Unix ms on the ledger's clock

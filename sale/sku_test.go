@@ -164,7 +164,7 @@ func TestPatchApply(t *testing.T) {
 	patched := reflect.TypeFor[SKUPatch]()
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[SKU]()) {
 		switch f.Name {
-		case "Name", "Ordinal", "Counting", "Version", "ChangedAt":
+		case "Name", "Ordinal", "Counting", "Archive", "Version", "ChangedAt":
 			continue
 		}
 		if p, ok := patched.FieldByName(f.Name); !ok || p.Type != reflect.PointerTo(f.Type) {

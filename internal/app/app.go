@@ -157,6 +157,9 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 		})},
 		jobs.Job{Name: ledger.ExpireJob, Every: expireEvery, Within: hungAfter, Able: ledgerUp, Run: a.ledger.Expire},
 		jobs.Job{Name: "limits", Every: limitsEvery, Within: hungAfter, Able: ledgerUp, Run: anyLeader(a.ledger.CountBuyers)},
+		jobs.Job{Name: "retention", Every: retainEvery, Within: hungAfter, Able: ledgerUp, Run: anyLeader(func(ctx context.Context) error {
+			return a.ledger.Retain(ctx, retention(cfg))
+		})},
 		jobs.Job{Name: "preheat", Every: preheatEvery, Within: hungAfter, Able: func() bool { return ledgerUp() && redisUp() }, Run: anyLeader(a.checkout.Preheat)},
 		jobs.Job{Name: "repair", Every: repairEvery, EveryGateway: true, Run: anyLeader(a.ledger.RepairSuspects)},
 		jobs.Job{Name: "breaker-orders", Every: fallback.ObeyEvery, EveryGateway: true, Run: anyLeader(panel.Obey)},

@@ -16,6 +16,10 @@ func (l auditedLedger) Checks(ctx context.Context, findings int, fn func(sale.Ch
 	return l.AuditChecks(ctx, findings, fn)
 }
 
+func (l auditedLedger) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
+	return l.FindEver(ctx, ids)
+}
+
 func (l auditedLedger) Snapshot(ctx context.Context, fn func(audit.Snapshot) error) error {
 	return l.InSnapshot(ctx, func(s *ledger.Snapshot) error { return fn(s) })
 }

@@ -23,6 +23,7 @@ type cli struct {
 	Audit     auditCmd     `cmd:"" help:"Hold every invariant against ledger, results and shield; list what is broken, and exit 1."`
 	Reconcile reconcileCmd `cmd:"" help:"Hold what is tentative in the shield against the ledger, and repair it."`
 	Restore   restoreCmd   `cmd:"" help:"Put published orders back into a ledger that has lost them; list what cannot be, and exit 1."`
+	Erase     eraseCmd     `cmd:"" help:"Put a pseudonym in the place of a user id in all finished orders; list what has to stay for now, and exit 1."`
 	Health    healthCmd    `cmd:"" help:"Ask the gateway on this machine whether it is alive; exit 1 if it is not."`
 	Config    configCmd    `cmd:"" help:"Check or print the configuration."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`

@@ -46,7 +46,7 @@ func (c restoreCmd) adopt(ctx context.Context, p *parts) error {
 
 func (c restoreCmd) Run(ctx context.Context) error {
 	return withPartsAfter(ctx, c.source, c.adopt, func(ctx context.Context, p *parts) error {
-		r, err := audit.NewRestorer(audit.RestoreConfig{DryRun: c.DryRun}, p.ledger, auditedResults{p.nats, p.backlog})
+		r, err := audit.NewRestorer(audit.RestoreConfig{DryRun: c.DryRun}, auditedLedger{p.ledger}, auditedResults{p.nats, p.backlog})
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"flashgate/ledger"
 	"flashgate/queue"
 	"flashgate/results"
+	"flashgate/sale"
 )
 
 // Each function here says the configuration in the words of one package. reg is nil for
@@ -29,6 +30,11 @@ func ledgerConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registere
 		RetryFor: cfg.CommitRetries(), CatalogSize: cfg.Ledger.CatalogSize,
 		Encode: results.Encode, Logger: log.With("part", "ledger"), Registerer: reg,
 	}
+}
+
+func retention(cfg configs.Config) sale.Retention {
+	k := cfg.Retention
+	return sale.Retention{Orders: k.Orders, Archived: k.Archive, Rate: k.Rate}
 }
 
 func natsConfig(cfg configs.Config, log *slog.Logger, reg prometheus.Registerer, embedded *results.Embedded, installation func() string) results.Config {

@@ -92,5 +92,8 @@ func printListing(l sale.Listing) error {
 	if pending := l.SKU.Pending(); pending != "" {
 		fields["pending"] = pending
 	}
+	if l.SKU.Archived() {
+		fields["archive"] = l.SKU.Archive.String()
+	}
 	return json.NewEncoder(os.Stdout).Encode(fields)
 }
