@@ -32,14 +32,17 @@ const (
 	// Units that nobody has settled count as forgotten at this age: what is promised of
 	// them is 15 s.
 	forgottenAfter = 16 * time.Second
+	// What was committed so long before an audit is in the state that it reads: the next one
+	// goes on there. With less, a commit that takes long is looked at by none of them.
+	positionMargin = time.Minute
 )
 
 // Ledger is what an Auditor reads of the truth. Errors wrap sale.ErrUnavailable.
 type Ledger interface {
 	Now() int64
 	// Checks hands over the ledger's own invariants and at most so many findings against
-	// each, all of one state.
-	Checks(ctx context.Context, findings int, fn func(sale.Checked) error) error
+	// each, all of one state: of the SKUs that are named or, where skus is nil, of all.
+	Checks(ctx context.Context, findings int, skus []string, fn func(sale.Checked) error) error
 	// Snapshot calls fn with one state of orders and outbox.
 	Snapshot(ctx context.Context, fn func(Snapshot) error) error
 	// Find returns the orders that exist among the ids.
@@ -56,8 +59,16 @@ type Snapshot interface {
 	EachOrder(ctx context.Context, from, to sale.OrderID, fn func([]sale.Order) error) error
 	// EachPending hands over the outbox: what has not been acknowledged.
 	EachPending(ctx context.Context, fn func(sale.OutboxRow) error) error
-	// EachRefund hands over the payments that have to be given back.
-	EachRefund(ctx context.Context, fn func([]sale.Refund) error) error
+	// EachChanged hands over a SKU's orders that were made or changed since a moment.
+	EachChanged(ctx context.Context, sku string, since int64, fn func([]sale.Changed) error) error
+	// EachRefund hands over the payments that have to be given back: of orders of the SKUs
+	// or, where skus is nil, of all.
+	EachRefund(ctx context.Context, skus []string, fn func([]sale.Refund) error) error
+	// Position is where this state is, but for the stream: so long before now, and before
+	// what has not been published. Touched are SKUs that may have changed since one, besides
+	// those of which the stream tells.
+	Position(ctx context.Context, margin time.Duration) (sale.AuditPosition, error)
+	Touched(ctx context.Context, since sale.AuditPosition) ([]string, error)
 }
 
 // Results is what an Auditor reads of the world's side. Errors wrap
@@ -66,9 +77,9 @@ type Results interface {
 	// Extent returns the sequence of the stream's last message, and, when it no longer
 	// has its first, the time (Unix ms) since which it has all; else 0.
 	Extent(ctx context.Context) (last uint64, since int64, err error)
-	// EachEvent reads the stream once, up to the sequence last. What is no event of ours
-	// has no kind.
-	EachEvent(ctx context.Context, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error
+	// EachEvent reads the stream once, from the sequence first up to last. What is no event
+	// of ours has no kind.
+	EachEvent(ctx context.Context, first, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error
 	// Decode reads an outbox row's payload.
 	Decode(payload []byte) (sale.Kind, []sale.Order, error)
 	// CompareStreams says, a line each, how the streams differ from what is configured.
@@ -96,7 +107,7 @@ type Auditor struct {
 
 	// The constants above, but for tests.
 	findings, looks int
-	pause           time.Duration
+	pause, margin   time.Duration
 }
 
 // errNotConfigured is why a check was not made that nobody wanted.
@@ -113,31 +124,43 @@ func New(cfg Config, ledger Ledger, shield Shield, results Results) (*Auditor, e
 	}
 	return &Auditor{
 		cfg: cfg, ledger: ledger, shield: shield, results: results, turn: make(chan struct{}, 1),
-		findings: maxFindings, looks: shieldLooks, pause: lookPause,
+		findings: maxFindings, looks: shieldLooks, pause: lookPause, margin: positionMargin,
 	}, nil
 }
 
-// Audit makes all checks. A check that could not be made, because its part is away or
-// ctx ended, says so in the report; an error, which wraps sale.ErrUnavailable, means
-// that not even the ledger could be read.
-func (a *Auditor) Audit(ctx context.Context) (Report, error) {
+// Audit makes all checks: of everything, or, where since is the Position of a report
+// before, of the SKUs of which something was done since, the orders that were made or
+// changed, and all that is in the shield. A check that could not be made, because its part is
+// away or ctx ended, says so in the report. An error that wraps sale.ErrUnavailable means that
+// not even the ledger could be read, one that wraps sale.ErrInvalid that since is of another
+// stream.
+func (a *Auditor) Audit(ctx context.Context, since sale.AuditPosition) (Report, error) {
 	select {
 	case a.turn <- struct{}{}:
 		defer func() { <-a.turn }()
 	case <-ctx.Done():
 		return Report{}, fmt.Errorf("audit: %w: another one is under way: %w", sale.ErrUnavailable, ctx.Err())
 	}
-	r := Report{At: a.ledger.Now()}
-	err := a.ledger.Checks(ctx, a.findings, func(c sale.Checked) error {
-		r.Checks = append(r.Checks, Check{Checked: c})
+	r := Report{At: a.ledger.Now(), Since: since}
+	touched, err := a.checkResults(ctx, &r)
+	if err != nil {
+		return Report{}, fmt.Errorf("audit: %w", err)
+	}
+	var own []Check
+	err = a.ledger.Checks(ctx, a.findings, touched, func(c sale.Checked) error {
+		own = append(own, Check{Checked: c})
 		return nil
 	})
 	if err != nil {
 		return Report{}, fmt.Errorf("audit: %w", err)
 	}
-	a.checkResults(ctx, &r)
+	r.Checks = append(own, r.Checks...)
 	a.checkStreams(ctx, &r)
 	a.checkShield(ctx, &r)
+	// What is wrong has to be found again.
+	if !r.OK() {
+		r.Position = since
+	}
 	return r, nil
 }
 

@@ -37,9 +37,9 @@ type counted struct {
 	passes *int
 }
 
-func (c counted) EachEvent(ctx context.Context, last uint64, fn func(sale.Kind, []sale.Order, uint64) error) error {
+func (c counted) EachEvent(ctx context.Context, first, last uint64, fn func(sale.Kind, []sale.Order, uint64) error) error {
 	*c.passes++
-	return c.streamed.EachEvent(ctx, last, fn)
+	return c.streamed.EachEvent(ctx, first, last, fn)
 }
 
 // Orders of one SKU, whose ids begin alike, are read in few passes however few are in
@@ -283,7 +283,7 @@ func TestPartsThatAreAway(t *testing.T) {
 	}
 	w := newWorld()
 	w.away["ledger"] = gone
-	if _, err := w.auditor(t).Audit(context.Background()); !errors.Is(err, sale.ErrUnavailable) {
+	if _, err := w.auditor(t).Audit(context.Background(), sale.AuditPosition{}); !errors.Is(err, sale.ErrUnavailable) {
 		t.Error(err)
 	}
 	a, err := New(Config{MaxOrders: 2}, newWorld(), nil, nil)
@@ -306,13 +306,13 @@ func TestAnEndedContextEndsTheAudit(t *testing.T) {
 	w.fill(6)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.step = cancel
-	r, err := w.auditor(t).Audit(ctx)
+	r, err := w.auditor(t).Audit(ctx, sale.AuditPosition{})
 	if err != nil || r.OK() {
 		t.Errorf("%+v, %v", r, err)
 	}
 	a := w.auditor(t)
 	a.turn <- struct{}{} // another one is under way
-	if _, err := a.Audit(ctx); !errors.Is(err, sale.ErrUnavailable) {
+	if _, err := a.Audit(ctx, sale.AuditPosition{}); !errors.Is(err, sale.ErrUnavailable) {
 		t.Error(err)
 	}
 }

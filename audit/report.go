@@ -10,8 +10,11 @@ import (
 
 // Report is what an audit found.
 type Report struct {
-	At     int64 // Unix ms, ledger's clock, when it began
-	Checks []Check
+	At int64 // Unix ms, ledger's clock, when it began
+	// Since is where it began, zero with everything; the next one may begin at Position,
+	// which is Since as long as something is wrong.
+	Since, Position sale.AuditPosition
+	Checks          []Check
 	// Orders, Events and SKUs are how much was compared: orders in the ledger, events on
 	// the results stream and outbox, copies in the shield.
 	Orders, Events int64
@@ -91,6 +94,11 @@ func (r *Report) WriteText(w io.Writer) error {
 	if !r.OK() {
 		verdict = "NOT OK"
 	}
+	if r.Position != (sale.AuditPosition{}) {
+		if _, err := fmt.Fprintf(w, "position: %s\n", r.Position); err != nil {
+			return err
+		}
+	}
 	_, err := fmt.Fprintf(w, "%s: %d checks, %d broken, %d not made, %d with warnings; %d orders, %d events, %d SKUs in the shield\n",
 		verdict, len(r.Checks), broken, notMade, warnings, r.Orders, r.Events, r.SKUs)
 	return err
@@ -119,6 +127,12 @@ func (r *Report) AppendJSON(b []byte) []byte {
 	b = strconv.AppendBool(b, r.OK())
 	b = append(b, `,"at":"`...)
 	b = sale.AppendTime(b, r.At)
+	if r.Since != (sale.AuditPosition{}) {
+		b = fmt.Appendf(b, `","since":"%s`, r.Since)
+	}
+	if r.Position != (sale.AuditPosition{}) {
+		b = fmt.Appendf(b, `","position":"%s`, r.Position)
+	}
 	b = append(b, `","orders":`...)
 	b = strconv.AppendInt(b, r.Orders, 10)
 	b = append(b, `,"events":`...)

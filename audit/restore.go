@@ -116,7 +116,7 @@ func (r *restoration) read(ctx context.Context) error {
 		return err
 	}
 	r.sum.Since = since
-	err = r.results.EachEvent(ctx, last, func(kind sale.Kind, orders []sale.Order, _ uint64) error {
+	err = r.results.EachEvent(ctx, 1, last, func(kind sale.Kind, orders []sale.Order, _ uint64) error {
 		if !strings.HasPrefix(string(kind), "results.") {
 			return ctx.Err()
 		}

@@ -43,6 +43,7 @@ func (s *shelf) RestoreOrders(_ context.Context, orders []sale.Order) ([]sale.Re
 			if !ok && o.Status.Live() {
 				s.units -= o.Quantity
 			}
+			o.ChangedAt = 0 // which only events tell
 			s.orders[o.ID] = o
 			results[i] = sale.RestoreDone
 		}

@@ -3,82 +3,15 @@ package audit
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"maps"
 	"math"
 	"slices"
-	"strings"
 
 	"flashgate/sale"
 )
-
-// told is a set of events that the world was told of one order.
-type told uint8
-
-const (
-	toldReserved told = 1 << iota
-	toldPaid
-	toldCancelled
-	toldExpired
-	toldCoupon
-	toldDeduct
-
-	toldStatus = toldReserved | toldPaid | toldCancelled | toldExpired
-	toldEnded  = toldCancelled | toldExpired
-)
-
-var toldNames = []string{"reserved", "paid", "cancelled", "expired", "coupons.redeem", "inventory.deduct"}
-
-func (t told) String() string {
-	var names []string
-	for i, name := range toldNames {
-		if t&(1<<i) != 0 {
-			names = append(names, name)
-		}
-	}
-	return strings.Join(names, ", ")
-}
-
-// toldBy is the one event of a kind; none for kinds that an order has any number of.
-func toldBy(kind sale.Kind) told {
-	switch kind {
-	case sale.KindReserved:
-		return toldReserved
-	case sale.KindPaid:
-		return toldPaid
-	case sale.KindCancelled:
-		return toldCancelled
-	case sale.KindExpired:
-		return toldExpired
-	case sale.KindCouponRedeem:
-		return toldCoupon
-	case sale.KindInventoryDeduct:
-		return toldDeduct
-	}
-	return 0
-}
-
-// owed is what the world has to be told of an order of this status: all of what must
-// be returned, and one of either, if there are any.
-func owed(o *sale.Order) (must, either told) {
-	must = toldReserved
-	switch o.Status {
-	case sale.StatusPaid:
-		must |= toldPaid | toldDeduct
-		if o.Version > 2 {
-			either = toldEnded // it had ended, and its units were taken again
-		}
-	case sale.StatusCancelled:
-		must |= toldCancelled
-	case sale.StatusExpired:
-		must |= toldExpired
-	}
-	if o.Coupon != "" {
-		must |= toldCoupon
-	}
-	return must, either
-}
 
 // heard is what stream and outbox say of one order.
 type heard struct{ seen, pending told }
@@ -97,12 +30,17 @@ type resultsCheck struct {
 	r    *Report
 	snap Snapshot
 
+	first uint64 // message
 	last  uint64
 	since int64 // only orders reserved later must be on the stream
 
-	begin  uint64 // the first message that the latest reading found
+	// touched are the SKUs of which something was done since the position where this audit
+	// began, nil where that is the beginning.
+	touched map[string]bool
+
+	begun  uint64 // the first message that the latest reading found
 	lo, hi uint64 // the ids looked at in this pass, by their first eight bytes
-	first  bool
+	once   bool   // it is the first pass
 	orders map[sale.OrderID]heard
 	wrong  map[sale.OrderID]disorder // first occurrences out of order
 	// refunded are the payments, hashed, of which a refund was told: a few bytes each.
@@ -118,12 +56,14 @@ type disorder struct {
 	at  int64
 }
 
-func (a *Auditor) checkResults(ctx context.Context, r *Report) {
+// checkResults adds its checks to the report, and returns the SKUs that the ledger's own are
+// to be about, nil for all.
+func (a *Auditor) checkResults(ctx context.Context, r *Report) (touched []string, err error) {
 	check := func(name, promise string) Check {
 		return Check{Checked: sale.Checked{Check: name, Promise: promise}}
 	}
 	c := &resultsCheck{
-		a: a, r: r,
+		a: a, r: r, first: r.Since.Message, since: r.Since.At,
 		published: check("results_published", "every change of an order is in the outbox or on the results stream"),
 		known:     check("results_known", "the results stream tells only of what the ledger has"),
 		order:     check("results_order", "first occurrences are in order, per order"),
@@ -131,12 +71,18 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) {
 		refunds:   check("results_refunds", "every payment that has to be given back is in the outbox or on the results stream"),
 		refunded:  make(map[uint64]struct{}), seed: maphash.MakeSeed(),
 	}
-	err := errNotConfigured
-	if a.results != nil {
-		err = a.ledger.Snapshot(ctx, func(s Snapshot) error {
-			c.snap = s
-			return c.run(ctx)
-		})
+	if r.Since != (sale.AuditPosition{}) {
+		c.touched = make(map[string]bool)
+	}
+	err = a.ledger.Snapshot(ctx, func(s Snapshot) error {
+		c.snap = s
+		return c.run(ctx)
+	})
+	if errors.Is(err, sale.ErrInvalid) {
+		return nil, err
+	}
+	if c.touched != nil {
+		touched = slices.AppendSeq([]string{}, maps.Keys(c.touched))
 	}
 	for _, check := range []*Check{&c.published, &c.known, &c.order, &c.messages, &c.refunds} {
 		if err != nil {
@@ -144,6 +90,7 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) {
 		}
 		r.Checks = append(r.Checks, *check)
 	}
+	return touched, nil
 }
 
 // checkStreams warns of streams that are not as configured: that is no broken promise yet,
@@ -164,17 +111,16 @@ func (a *Auditor) checkStreams(ctx context.Context, r *Report) {
 
 // run makes as many passes as the orders need to be in memory within the bound.
 func (c *resultsCheck) run(ctx context.Context) error {
-	var err error
-	if c.last, err = c.extent(ctx); err != nil {
+	if err := c.begin(ctx); err != nil {
 		return err
 	}
-	c.first = true
+	c.once = true
 	for c.lo = 0; ; c.lo = c.hi + 1 {
 		c.hi = math.MaxUint64
 		if err := c.pass(ctx); err != nil {
 			return err
 		}
-		if c.first {
+		if c.once {
 			if err := c.checkRefunds(ctx); err != nil {
 				return err
 			}
@@ -182,7 +128,7 @@ func (c *resultsCheck) run(ctx context.Context) error {
 		if c.hi == math.MaxUint64 {
 			return nil
 		}
-		c.first = false
+		c.once = false
 	}
 }
 
@@ -199,8 +145,8 @@ func (c *resultsCheck) extent(ctx context.Context) (last uint64, err error) {
 // begins notes where a reading begins, and, where the one before began earlier, the time of
 // what it begins with.
 func (c *resultsCheck) begins(orders []sale.Order, seq uint64) {
-	before := c.begin
-	if c.begin = seq; c.first || seq <= before {
+	before := c.begun
+	if c.begun = seq; c.once || seq <= before {
 		return
 	}
 	for i := range orders {
@@ -210,7 +156,7 @@ func (c *resultsCheck) begins(orders []sale.Order, seq uint64) {
 
 // checkRefunds holds the payments that have to be given back against what was heard.
 func (c *resultsCheck) checkRefunds(ctx context.Context) error {
-	return c.snap.EachRefund(ctx, func(refunds []sale.Refund) error {
+	return c.snap.EachRefund(ctx, c.skus(), func(refunds []sale.Refund) error {
 		for i := range refunds {
 			r := &refunds[i]
 			if _, told := c.refunded[maphash.String(c.seed, r.EventID)]; !told && r.At >= c.since {
@@ -224,14 +170,15 @@ func (c *resultsCheck) checkRefunds(ctx context.Context) error {
 func (c *resultsCheck) pass(ctx context.Context) error {
 	c.orders, c.wrong = make(map[sale.OrderID]heard), make(map[sale.OrderID]disorder)
 	begun := false
-	err := c.a.results.EachEvent(ctx, c.last, func(kind sale.Kind, orders []sale.Order, seq uint64) error {
+	err := c.a.results.EachEvent(ctx, max(c.first, 1), c.last, func(kind sale.Kind, orders []sale.Order, seq uint64) error {
 		if !begun {
 			c.begins(orders, seq)
 		}
 		begun = true
-		if kind == "" && c.first {
+		if kind == "" && c.once {
 			c.a.add(&c.messages, sale.Finding{Detail: fmt.Sprintf("message %d of the stream is no batch of events", seq)})
 		}
+		c.place(orders, seq)
 		c.hear(kind, orders, false)
 		return ctx.Err()
 	})
@@ -239,11 +186,14 @@ func (c *resultsCheck) pass(ctx context.Context) error {
 		return err
 	}
 	err = c.snap.EachPending(ctx, func(row sale.OutboxRow) error {
+		if c.touched != nil {
+			c.touched[row.SKU] = true
+		}
 		kind, orders, err := c.a.results.Decode(row.Payload)
 		if row.Damage != nil {
 			err = row.Damage
 		}
-		if err != nil && c.first {
+		if err != nil && c.once {
 			c.a.add(&c.messages, sale.Finding{SKU: row.SKU, Detail: fmt.Sprintf("row %d of the outbox: %v", row.ID, err)})
 		}
 		c.hear(kind, orders, true)
@@ -263,10 +213,10 @@ func prefix(id sale.OrderID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
 // hear takes note of events, and gives up the upper half of the ids when there are too
 // many: another pass reads those.
 func (c *resultsCheck) hear(kind sale.Kind, orders []sale.Order, pending bool) {
-	if c.first {
+	if c.once {
 		c.r.Events += int64(len(orders))
 	}
-	if kind == sale.KindPaymentRefund && c.first {
+	if kind == sale.KindPaymentRefund && c.once {
 		for i := range orders {
 			c.refunded[maphash.String(c.seed, orders[i].Payment)] = struct{}{}
 		}
@@ -345,18 +295,25 @@ func (c *resultsCheck) compare(ctx context.Context) error {
 	}
 	binary.BigEndian.PutUint64(from[:], c.lo)
 	binary.BigEndian.PutUint64(to[:], c.hi)
-	err := c.snap.EachOrder(ctx, from, to, func(orders []sale.Order) error {
-		c.r.Orders += int64(len(orders))
-		for i := range orders {
-			o := &orders[i]
-			h := c.orders[o.ID]
-			c.missing(o, h)
-			if beyond(o, h) == 0 {
-				delete(c.orders, o.ID)
-			}
+	each := func(o *sale.Order, changed int64) {
+		c.r.Orders++
+		h := c.orders[o.ID]
+		c.missing(o, changed, h)
+		if beyond(o, h) == 0 {
+			delete(c.orders, o.ID)
 		}
-		return ctx.Err()
-	})
+	}
+	var err error
+	if c.touched == nil {
+		err = c.snap.EachOrder(ctx, from, to, func(orders []sale.Order) error {
+			for i := range orders {
+				each(&orders[i], 0)
+			}
+			return ctx.Err()
+		})
+	} else {
+		err = c.eachChanged(ctx, each)
+	}
 	if err != nil {
 		return err
 	}
@@ -378,22 +335,20 @@ func (c *resultsCheck) compare(ctx context.Context) error {
 	return nil
 }
 
-// missing reports what the world should have been told of the order.
-func (c *resultsCheck) missing(o *sale.Order, h heard) {
-	if c.since != 0 && o.ReservedAt < c.since {
-		return
-	}
+// missing reports what the world should have been told of the order, and, of one that was
+// reserved before what is looked at and changed within it, of its present status alone.
+func (c *resultsCheck) missing(o *sale.Order, changed int64, h heard) {
 	must, either := owed(o)
+	if c.since != 0 && o.ReservedAt < c.since {
+		if changed < c.since {
+			return
+		}
+		must, either = must&^(toldReserved|toldCoupon), 0
+	}
 	heard := h.seen | h.pending
 	if lacks := must &^ heard; lacks != 0 {
 		c.a.add(&c.published, sale.Finding{SKU: o.SKU, OrderID: o.ID, Detail: fmt.Sprintf("neither on the stream nor in the outbox: %s", lacks)})
 	} else if either != 0 && either&heard == 0 {
 		c.a.add(&c.published, sale.Finding{SKU: o.SKU, OrderID: o.ID, Detail: "neither on the stream nor in the outbox: its end before it was paid"})
 	}
-}
-
-// beyond is what was told of changes that the order has not made.
-func beyond(o *sale.Order, h heard) told {
-	must, either := owed(o)
-	return (h.seen | h.pending) & toldStatus &^ (must | either)
 }

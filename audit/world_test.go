@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -35,7 +36,10 @@ type world struct {
 	checks  []sale.Checked
 	away    map[string]error
 	refunds []sale.Refund
-	step    func() // called whenever somebody reads: the world moves on
+	last    int64                  // when something was last done
+	changed map[sale.OrderID]int64 // when each order was
+	touched []string               // SKUs, besides those told of
+	step    func()                 // called whenever somebody reads: the world moves on
 	next    int
 	decode  map[string]message // outbox payloads, by their text
 }
@@ -54,7 +58,7 @@ type message struct {
 }
 
 func newWorld() *world {
-	return &world{orders: make(map[sale.OrderID]sale.Order), total: 1000, heat: sale.HeatHot, away: make(map[string]error),
+	return &world{orders: make(map[sale.OrderID]sale.Order), total: 1000, heat: sale.HeatHot, away: make(map[string]error), changed: make(map[sale.OrderID]int64),
 		copies: []sale.ShieldCopy{{SKU: "shoe", Left: 1000}}}
 }
 
@@ -65,7 +69,8 @@ func (w *world) reserve(coupon string) sale.Order {
 	w.next++
 	user := strconv.Itoa(w.next)
 	c := &sale.Claim{ID: sale.DeriveOrderID("shoe", user, "k"), SKU: "shoe", User: user, Quantity: 1, Coupon: coupon, Hash: sale.HashRequest(1, coupon)}
-	o := sale.NewOrder(c, &sale.SKU{Name: "shoe", UnitPrice: 5, Currency: "EUR", PayWithin: 900_000}, 0, began+int64(w.next)*1000)
+	w.last = max(w.last+1, began+int64(w.next)*1000)
+	o := sale.NewOrder(c, &sale.SKU{Name: "shoe", UnitPrice: 5, Currency: "EUR", PayWithin: 900_000}, 0, w.last)
 	w.commit(o, sale.KindReserved)
 	if coupon != "" {
 		w.outbox = append(w.outbox, message{sale.KindCouponRedeem, []sale.Order{o}})
@@ -76,20 +81,29 @@ func (w *world) reserve(coupon string) sale.Order {
 }
 
 func (w *world) commit(o sale.Order, kinds ...sale.Kind) {
-	w.orders[o.ID] = o
+	w.orders[o.ID], w.changed[o.ID] = o, w.last
 	for _, k := range kinds {
-		w.outbox = append(w.outbox, message{k, []sale.Order{o}})
+		w.outbox = append(w.outbox, message{k, []sale.Order{w.told(o)}})
 	}
+}
+
+// told is the order as an event tells it.
+func (w *world) told(o sale.Order) sale.Order {
+	if o.Version > 1 {
+		o.ChangedAt = w.last
+	}
+	return o
 }
 
 // change moves an order on; what it gives back or takes, the shield hears at once.
 func (w *world) change(o sale.Order, to sale.Status) sale.Order {
+	w.last++
 	live := o.Status.Live()
 	o.Status = to
 	o.Version++
 	w.commit(o, sale.Kind("results."+to.String()))
 	if to == sale.StatusPaid {
-		w.outbox = append(w.outbox, message{sale.KindInventoryDeduct, []sale.Order{o}})
+		w.outbox = append(w.outbox, message{sale.KindInventoryDeduct, []sale.Order{w.told(o)}})
 	}
 	if live != to.Live() {
 		n := int64(1)
@@ -142,11 +156,14 @@ func (w *world) read(part string) error {
 
 func (w *world) Now() int64 { return began }
 
-func (w *world) Checks(_ context.Context, _ int, fn func(sale.Checked) error) error {
+func (w *world) Checks(_ context.Context, _ int, skus []string, fn func(sale.Checked) error) error {
 	if err := w.read("ledger"); err != nil {
 		return err
 	}
 	for _, c := range w.checks {
+		if skus != nil && !slices.Contains(skus, c.Findings[0].SKU) {
+			c.Findings = nil
+		}
 		if err := fn(c); err != nil {
 			return err
 		}
@@ -155,9 +172,11 @@ func (w *world) Checks(_ context.Context, _ int, fn func(sale.Checked) error) er
 }
 
 type frozen struct {
-	w      *world
-	orders []sale.Order
-	outbox []message
+	w       *world
+	orders  []sale.Order
+	outbox  []message
+	changed map[sale.OrderID]int64
+	at      int64
 }
 
 func (w *world) Snapshot(_ context.Context, fn func(Snapshot) error) error {
@@ -165,7 +184,7 @@ func (w *world) Snapshot(_ context.Context, fn func(Snapshot) error) error {
 		return err
 	}
 	byID := func(a, b sale.Order) int { return slices.Compare(a.ID[:], b.ID[:]) }
-	return fn(&frozen{w, slices.SortedFunc(maps.Values(w.orders), byID), slices.Clone(w.outbox)})
+	return fn(&frozen{w, slices.SortedFunc(maps.Values(w.orders), byID), slices.Clone(w.outbox), maps.Clone(w.changed), w.last})
 }
 
 func (f *frozen) EachOrder(_ context.Context, from, to sale.OrderID, fn func([]sale.Order) error) error {
@@ -200,11 +219,42 @@ func (f *frozen) EachPending(_ context.Context, fn func(sale.OutboxRow) error) e
 	return nil
 }
 
-func (f *frozen) EachRefund(_ context.Context, fn func([]sale.Refund) error) error {
+func (f *frozen) EachRefund(_ context.Context, skus []string, fn func([]sale.Refund) error) error {
 	if err := f.w.read("ledger"); err != nil {
 		return err
 	}
+	if skus != nil && !slices.Contains(skus, "shoe") {
+		return nil
+	}
 	return fn(f.w.refunds)
+}
+
+func (f *frozen) Position(_ context.Context, margin time.Duration) (sale.AuditPosition, error) {
+	p := sale.AuditPosition{At: f.at + 1}
+	for _, m := range f.outbox {
+		for _, o := range m.orders {
+			p.At = min(p.At, max(o.ReservedAt, o.ChangedAt))
+		}
+	}
+	p.At -= margin.Milliseconds()
+	return p, f.w.read("ledger")
+}
+
+func (f *frozen) Touched(context.Context, sale.AuditPosition) ([]string, error) {
+	return f.w.touched, f.w.read("ledger")
+}
+
+func (f *frozen) EachChanged(_ context.Context, sku string, since int64, fn func([]sale.Changed) error) error {
+	var changed []sale.Changed
+	for _, o := range f.orders {
+		if at := f.changed[o.ID]; o.SKU == sku && at >= since {
+			changed = append(changed, sale.Changed{Order: o, Since: at})
+		}
+	}
+	if err := f.w.read("ledger"); err != nil {
+		return err
+	}
+	return fn(changed)
 }
 
 func (w *world) Find(_ context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
@@ -243,8 +293,8 @@ func (w streamed) Extent(context.Context) (uint64, int64, error) {
 	return uint64(len(w.stream)), w.since, w.read("nats")
 }
 
-func (w streamed) EachEvent(_ context.Context, last uint64, fn func(sale.Kind, []sale.Order, uint64) error) error {
-	for i := w.dropped; i < int(last); i++ {
+func (w streamed) EachEvent(_ context.Context, first, last uint64, fn func(sale.Kind, []sale.Order, uint64) error) error {
+	for i := max(w.dropped, int(first)-1); i < int(last); i++ {
 		if err := w.read("nats"); err != nil {
 			return err
 		}
@@ -301,7 +351,12 @@ func (w *world) auditor(t testing.TB, change ...func(*Auditor)) *Auditor {
 // found audits and returns the findings' number by check, of those that are not fine.
 func found(t testing.TB, a *Auditor) (map[string]int, Report) {
 	t.Helper()
-	r, err := a.Audit(context.Background())
+	return foundSince(t, a, sale.AuditPosition{})
+}
+
+func foundSince(t testing.TB, a *Auditor, since sale.AuditPosition) (map[string]int, Report) {
+	t.Helper()
+	r, err := a.Audit(context.Background(), since)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+
+	"flashgate/sale"
 )
 
 const (
@@ -16,15 +18,23 @@ const (
 	callerLook = 500 * time.Millisecond
 )
 
-// runAudit is GET /v1/audit. It reads everything there is, and ends when nobody waits for it.
+// runAudit is GET /v1/audit. It reads everything there is, or, with ?since=, what was done
+// since the position of a report before, and ends when nobody waits for it.
 func (g *Gateway) runAudit(c *fiber.Ctx) error {
+	var since sale.AuditPosition
+	if s := c.Query("since"); s != "" {
+		var err error
+		if since, err = sale.ParseAuditPosition(s); err != nil {
+			return g.refuseWith(c, &problem{answer: invalidRequest, detail: "since must be the position of a report before"})
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
 	var watch sync.WaitGroup
 	conn := c.Context().Conn()
 	watch.Go(func() { watchCaller(ctx, conn, cancel) })
 	defer watch.Wait()
 	defer cancel()
-	report, err := g.deps.Auditor.Audit(ctx)
+	report, err := g.deps.Auditor.Audit(ctx, since)
 	if err != nil {
 		return g.refuseError(c, err)
 	}

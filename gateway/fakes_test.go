@@ -317,13 +317,15 @@ func (r *fakeReadiness) Details() []string { return r.details }
 func (r *fakeReadiness) Ready() bool { return r.ready.Load() }
 
 type fakeAuditor struct {
-	err error
+	err   error
+	since sale.AuditPosition
 	// endless, when set, has an audit last until its context ends; it is told when one begins
 	// and when it ends.
 	endless chan string
 }
 
-func (a *fakeAuditor) Audit(ctx context.Context) ([]byte, error) {
+func (a *fakeAuditor) Audit(ctx context.Context, since sale.AuditPosition) ([]byte, error) {
+	a.since = since
 	if a.endless != nil {
 		a.endless <- "begins"
 		<-ctx.Done()

@@ -152,9 +152,10 @@ type Readiness interface {
 // Paths says which way a SKU's claims take now: "shield" or "around".
 type Paths interface{ Path(sku *sale.SKU) string }
 
-// Auditor checks every invariant and returns its report as a JSON object.
+// Auditor checks every invariant, of everything or of what was done since a position, and
+// returns its report as a JSON object.
 type Auditor interface {
-	Audit(ctx context.Context) ([]byte, error)
+	Audit(ctx context.Context, since sale.AuditPosition) ([]byte, error)
 }
 
 // Deps are what a Gateway works with. Only Auditor may be nil: there is no /v1/audit

@@ -96,7 +96,7 @@ func (g *Gateway) refuseWith(c *fiber.Ctx, p *problem) error {
 func (g *Gateway) refuseError(c *fiber.Ctx, err error) error {
 	p := problem{answer: ofError(err)}
 	switch p.answer {
-	case invalidRequest:
+	case invalidRequest, saleClosed: // the verdict of a purchase is no error
 		p.detail = err.Error()
 	case stockBelowSold:
 		p.maxReduction = maxReduction(err)

@@ -131,7 +131,7 @@ func TestEachCheckFindsItsOwn(t *testing.T) {
 			}
 			t.Logf("%s: %s: %s", f.Check, f.SKU, f.Detail)
 		}
-		err := db.AuditChecks(t.Context(), 1, func(c sale.Checked) error {
+		err := db.AuditChecks(t.Context(), 1, nil, func(c sale.Checked) error {
 			if !covered[c.Check] {
 				t.Errorf("no test breaks %s", c.Check)
 			}
@@ -161,7 +161,7 @@ func TestAuditIsBounded(t *testing.T) {
 		b.exec("DELETE FROM due")
 		for _, bound := range []int{7, 19, 20} {
 			seen := map[string]int{}
-			err := db.AuditChecks(t.Context(), bound, func(c sale.Checked) error {
+			err := db.AuditChecks(t.Context(), bound, nil, func(c sale.Checked) error {
 				if n := len(c.Findings); n > 0 {
 					seen[c.Check] = n
 					if c.More != (bound < 20) {
@@ -176,7 +176,7 @@ func TestAuditIsBounded(t *testing.T) {
 		}
 		stop := errors.New("enough")
 		calls := 0
-		if err := db.AuditChecks(t.Context(), 1, func(sale.Checked) error { calls++; return stop }); err != stop || calls != 1 {
+		if err := db.AuditChecks(t.Context(), 1, nil, func(sale.Checked) error { calls++; return stop }); err != stop || calls != 1 {
 			t.Errorf("%v after %d calls", err, calls)
 		}
 	})

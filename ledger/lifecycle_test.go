@@ -83,7 +83,7 @@ func (b *bed) events(id sale.OrderID) []string {
 func (b *bed) findings(db *DB) map[string][]sale.Finding {
 	b.t.Helper()
 	found := make(map[string][]sale.Finding)
-	err := db.AuditChecks(b.t.Context(), 100, func(c sale.Checked) error {
+	err := db.AuditChecks(b.t.Context(), 100, nil, func(c sale.Checked) error {
 		if c.Check == "" || c.Promise == "" {
 			b.t.Errorf("a check without a name or a promise: %+v", c)
 		}

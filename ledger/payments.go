@@ -21,6 +21,7 @@ const (
 type paymentRow struct {
 	sale.Payment
 	outcome sale.PaymentOutcome
+	at      int64 // Unix ms, ledger's clock; 0 is now
 }
 
 func (t *transition) appendPayments(s *script) {
@@ -35,7 +36,7 @@ func (t *transition) appendPayments(s *script) {
 		if p.Succeeded {
 			status = paymentSucceeded
 		}
-		s.row(i, p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, t.at)
+		s.row(i, p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, cmp.Or(p.at, t.at))
 	}
 	s.end()
 }
@@ -151,7 +152,7 @@ func (t *transition) pay(ctx context.Context, conn *sql.Conn, row *orderRow, p s
 	case sale.PaymentRefund:
 		t.tell(sale.KindPaymentRefund, []sale.Order{r.Order}, p.EventID)
 	}
-	t.payments = append(t.payments, paymentRow{p, r.Outcome})
+	t.payments = append(t.payments, paymentRow{p, r.Outcome, 0})
 	return r, nil
 }
 
@@ -171,14 +172,14 @@ func (t *transition) retake(ctx context.Context, conn *sql.Conn, row *orderRow) 
 	if !f.withinLimit(row.User, row.Quantity) || !f.draw(row.User, row.Segment, row.Quantity) {
 		return false, nil
 	}
-	t.enterRetake(row, f.rules)
+	t.enterRetake(row, f.rules, 0)
 	t.stock = f.deltas()
 	return true, nil
 }
 
 // enterRetake enters the units of an ended order that becomes paid with its buyer and
-// into the log.
-func (t *transition) enterRetake(row *orderRow, rules *sale.SKU) {
+// into the log, as of then; 0 is now.
+func (t *transition) enterRetake(row *orderRow, rules *sale.SKU, at int64) {
 	t.addUnits(&row.Order, row.Quantity, rules.PerUserLimit, rules.Counting)
-	t.moves = append(t.moves, stockMove{row.ID, retakeReason, row.SKU, row.Segment, -row.Quantity})
+	t.moves = append(t.moves, stockMove{row.ID, retakeReason, row.SKU, row.Segment, -row.Quantity, at})
 }

@@ -96,7 +96,7 @@ func (db *DB) repairSKU(ctx context.Context, sku string) error {
 // sale, whose purchases of a wrong SKU wait for it. Errors wrap sale.ErrUnavailable; what
 // was repaired before one is counted and stays.
 func (db *DB) repairStock(ctx context.Context) (done sale.Repairs, err error) {
-	err = eachWrong(ctx, db, `SELECT s.sku, s.segment`+stockDiffers+` AND (s.sku > ? OR (s.sku = ? AND s.segment > ?)) ORDER BY s.sku, s.segment LIMIT ?`,
+	err = eachWrong(ctx, db, `SELECT s.sku, s.segment`+scope{}.stockDiffers()+` AND (s.sku > ? OR (s.sku = ? AND s.segment > ?)) ORDER BY s.sku, s.segment LIMIT ?`,
 		-1, &done, func(sku string, segments []int) error { return db.repairStockOf(ctx, sku, segments, &done) })
 	return done, err
 }
@@ -153,7 +153,7 @@ func (db *DB) repairStockRow(ctx context.Context, sku string, segment int, done 
 // limit, wherever they differ and still do on a second look under locks. Who holds
 // more than the limit keeps it and can buy no more. Else it is as repairStock.
 func (db *DB) repairBuyers(ctx context.Context) (done sale.Repairs, err error) {
-	err = eachWrong(ctx, db, `SELECT u.sku, u.user_id`+buyersDiffer+` AND (u.sku > ? OR (u.sku = ? AND u.user_id > ?)) ORDER BY u.sku, u.user_id LIMIT ?`,
+	err = eachWrong(ctx, db, `SELECT u.sku, u.user_id`+scope{}.buyersDiffer()+` AND (u.sku > ? OR (u.sku = ? AND u.user_id > ?)) ORDER BY u.sku, u.user_id LIMIT ?`,
 		"", &done, func(sku string, users []string) error {
 			n, err := db.repairBuyersOf(ctx, sku, users)
 			done.Repaired += n

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -210,7 +211,7 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 	if !o.Status.Live() {
 		// It needs no units, but whoever knows all ids of an exhausted SKU has to look again.
 		f.raised[f.row(o.Segment)] = true
-		r.t.moves = append(r.t.moves, stockMove{o.ID, o.Status.String(), o.SKU, o.Segment, o.Quantity})
+		r.t.moves = append(r.t.moves, stockMove{o.ID, o.Status.String(), o.SKU, o.Segment, o.Quantity, publishedAt(published)})
 	} else if refusal := r.draw(&o); refusal != 0 {
 		return refusal
 	} else {
@@ -220,10 +221,14 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 	if o.Coupon != "" {
 		r.t.tell(sale.KindCouponRedeem, []sale.Order{o}, "")
 	}
-	r.paid(o, published.Payment)
+	r.paid(o, published)
 	r.wrote[o.ID] = o
 	return sale.RestoreDone
 }
+
+// publishedAt is when what is put back came about: it was told of then, and is not told of
+// again, so that its rows must not look as if it were of today.
+func publishedAt(o *sale.Order) int64 { return cmp.Or(o.ChangedAt, o.ReservedAt) }
 
 // draw takes the order's units, or says why it cannot.
 func (r *restoring) draw(o *sale.Order) sale.RestoreResult {
@@ -238,15 +243,16 @@ func (r *restoring) draw(o *sale.Order) sale.RestoreResult {
 
 // paid enters the payment of an order that is put back as paid, and tells the
 // inventory of it again.
-func (r *restoring) paid(o sale.Order, event string) {
+func (r *restoring) paid(o sale.Order, published *sale.Order) {
 	if o.Status != sale.StatusPaid {
 		return
 	}
+	event := published.Payment
 	if event == "" {
 		event = "restored/" + o.ID.String()
 	}
 	p := sale.Payment{EventID: event, OrderID: o.ID, Amount: o.Amount, Currency: o.Currency, Succeeded: true}
-	r.t.payments = append(r.t.payments, paymentRow{p, sale.PaymentApplied})
+	r.t.payments = append(r.t.payments, paymentRow{p, sale.PaymentApplied, publishedAt(published)})
 	r.t.tell(sale.KindInventoryDeduct, []sale.Order{o}, event)
 }
 
@@ -269,19 +275,19 @@ func (r *restoring) bringForward(published *sale.Order, row *orderRow) sale.Rest
 		if refusal := r.draw(&row.Order); refusal != 0 {
 			return refusal
 		}
-		r.t.enterRetake(row, r.shelf.rules)
+		r.t.enterRetake(row, r.shelf.rules, publishedAt(published))
 	case published.Status == sale.StatusPaid:
 	case row.Status == sale.StatusReserved:
 		r.shelf.give(row.User, row.Segment, row.Quantity)
 		r.t.addUnits(&row.Order, -row.Quantity, r.shelf.rules.PerUserLimit, r.shelf.rules.Counting)
-		r.t.moves = append(r.t.moves, stockMove{row.ID, published.Status.String(), row.SKU, row.Segment, row.Quantity})
+		r.t.moves = append(r.t.moves, stockMove{row.ID, published.Status.String(), row.SKU, row.Segment, row.Quantity, publishedAt(published)})
 	default:
 		return sale.RestoreDifferent // cancelled here and expired there, or the other way round
 	}
 	before := *row
 	before.Version = max(row.Version, published.Version-1)
 	o := r.t.change(&before, published.Status)
-	r.paid(o, published.Payment)
+	r.paid(o, published)
 	r.wrote[o.ID] = o
 	return sale.RestoreDone
 }

@@ -3,7 +3,11 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"time"
 
 	"flashgate/sale"
 )
@@ -100,11 +104,27 @@ func (s *Snapshot) EachPending(ctx context.Context, fn func(row sale.OutboxRow) 
 	}
 }
 
-// EachRefund hands over the payments that have to be given back, in chunks that fn must not
-// keep.
-func (s *Snapshot) EachRefund(ctx context.Context, fn func(refunds []sale.Refund) error) error {
+// EachRefund hands over the payments that have to be given back, of everybody or, where skus
+// is not nil, of the SKUs' orders, in chunks that fn must not keep.
+func (s *Snapshot) EachRefund(ctx context.Context, skus []string, fn func(refunds []sale.Refund) error) error {
+	if skus == nil {
+		return s.eachRefund(ctx, scope{}, fn)
+	}
+	for some := range slices.Chunk(skus, scopeChunk) {
+		if err := s.eachRefund(ctx, scope{s.db.dialect, some}, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Snapshot) eachRefund(ctx context.Context, of scope, fn func(refunds []sale.Refund) error) error {
+	from := "payments"
+	if of.skus != nil {
+		from += s.db.dialect.byIndex("payments_order")
+	}
 	for after := ""; ; {
-		rows, err := s.conn.QueryContext(ctx, "SELECT event_id, order_id, at FROM payments WHERE event_id > ? AND outcome = ? ORDER BY event_id LIMIT ?",
+		rows, err := s.conn.QueryContext(ctx, "SELECT event_id, order_id, at FROM "+from+" WHERE event_id > ? AND outcome = ?"+of.ids("order_id")+" ORDER BY event_id LIMIT ?",
 			after, sale.PaymentRefund.String(), eachChunk)
 		if err != nil {
 			return s.db.away(ctx, err)
@@ -132,4 +152,98 @@ func (s *Snapshot) EachRefund(ctx context.Context, fn func(refunds []sale.Refund
 			return nil
 		}
 	}
+}
+
+// Position is this state's, but for the stream: up to margin before now, or before what has
+// not been published.
+func (s *Snapshot) Position(ctx context.Context, margin time.Duration) (sale.AuditPosition, error) {
+	p := sale.AuditPosition{At: s.db.Now()}
+	err := s.conn.QueryRowContext(ctx, "SELECT COALESCE(MIN(at), ?), (SELECT position FROM change_counter WHERE id = 1) FROM outbox", p.At).Scan(&p.At, &p.Change)
+	p.At = min(p.At, s.db.Now()) - margin.Milliseconds()
+	return p, s.db.away(ctx, err)
+}
+
+// Touched returns, besides those of which the stream tells, SKUs that may have changed since
+// the position: operators changed them, or orders of theirs wait for a payment.
+func (s *Snapshot) Touched(ctx context.Context, since sale.AuditPosition) ([]string, error) {
+	rows, err := s.conn.QueryContext(ctx, "SELECT sku FROM skus"+s.db.dialect.byIndex("skus_position")+" WHERE position > ?", since.Change)
+	if err != nil {
+		return nil, s.db.away(ctx, err)
+	}
+	names, err := scanNames(rows)
+	if err != nil {
+		return nil, s.db.away(ctx, err)
+	}
+	// One order of each SKU: their ids begin alike.
+	waiting := make(map[uint64]sale.OrderID)
+	rows, err = s.conn.QueryContext(ctx, "SELECT pay_by, slot, ids FROM due WHERE pay_by >= ?", since.At)
+	if err != nil {
+		return nil, s.db.away(ctx, err)
+	}
+	for rows.Next() {
+		var r dueRow
+		if r, err = scanDue(rows); err != nil {
+			break
+		}
+		for _, id := range r.ids {
+			waiting[id.Prefix()] = id
+		}
+	}
+	if err := closeRows(rows, err); err != nil {
+		return nil, s.db.away(ctx, err)
+	}
+	for some := range slices.Chunk(slices.Collect(maps.Values(waiting)), findChunk) {
+		text := newScript(s.db.dialect)
+		text.raw("SELECT sku FROM orders WHERE order_id IN (")
+		text.ids(some)
+		text.raw(")")
+		rows, err := s.conn.QueryContext(ctx, string(text.text))
+		if err != nil {
+			return nil, s.db.away(ctx, err)
+		}
+		more, err := scanNames(rows)
+		if err != nil {
+			return nil, s.db.away(ctx, err)
+		}
+		names = append(names, more...)
+	}
+	return names, nil
+}
+
+// EachChanged hands over the SKU's orders that were made or changed at or behind a moment,
+// in the order of ids, in chunks that fn must not keep.
+func (s *Snapshot) EachChanged(ctx context.Context, sku string, since int64, fn func(orders []sale.Changed) error) error {
+	first, last := sale.OrderIDsOf(sku)
+	of := s.db.ordersOf(sku)
+	const between = " WHERE order_id >= ? AND order_id <= ? AND at >= ?"
+	rows, err := s.conn.QueryContext(ctx, "SELECT "+qualified("o", orderColumns)+", c.at FROM (SELECT order_id, MAX(at) AS at FROM ("+
+		"SELECT order_id, reserved_at AS at"+of.from+" AND reserved_at >= ?"+
+		" UNION ALL SELECT order_id, at FROM stock_moves"+between+" AND reason <> '"+operatorReason+"'"+
+		" UNION ALL SELECT order_id, at FROM payments"+s.db.dialect.byIndex("payments_order")+between+" AND outcome IN ('paid','retaken')"+
+		") u GROUP BY order_id) c JOIN orders o ON o.order_id = c.order_id WHERE o.sku = ? ORDER BY o.order_id",
+		slices.Concat(of.args, []any{since, first[:], last[:], since, first[:], last[:], since, sku})...)
+	if err != nil {
+		return s.db.away(ctx, err)
+	}
+	chunk := make([]sale.Changed, 0, eachChunk)
+	for rows.Next() {
+		var o sale.Changed
+		if o.Order, err = scanOrder(widerRow{rows, []any{&o.Since}}); err != nil {
+			break
+		}
+		if chunk = append(chunk, o); len(chunk) < eachChunk {
+			continue
+		}
+		if err := fn(chunk); err != nil {
+			return errors.Join(err, rows.Close())
+		}
+		chunk = chunk[:0]
+	}
+	if err := closeRows(rows, err); err != nil {
+		return s.db.away(ctx, err)
+	}
+	if len(chunk) == 0 {
+		return nil
+	}
+	return fn(chunk)
 }

@@ -100,6 +100,7 @@ type stockMove struct {
 	sku     string
 	segment int
 	delta   int64
+	at      int64 // Unix ms, ledger's clock; 0 is now
 }
 
 // stockDelta is what is added to a stock row, whose rules must be of the version.
@@ -137,7 +138,7 @@ func (t *transition) giveBack(found []orderRow, to sale.Status) []sale.Order {
 		row := &found[i]
 		ended[i] = t.change(row, to)
 		t.addUnits(&row.Order, -row.Quantity, row.limit, row.counting)
-		t.moves = append(t.moves, stockMove{row.ID, to.String(), row.SKU, row.Segment, row.Quantity})
+		t.moves = append(t.moves, stockMove{row.ID, to.String(), row.SKU, row.Segment, row.Quantity, 0})
 		t.stock = append(t.stock, stockDelta{sku: row.SKU, segment: row.Segment, sold: -row.Quantity, raises: 1, version: row.stockVersion})
 	}
 	t.tell(resultKind(to), ended, "")
@@ -291,7 +292,7 @@ func (t *transition) appendMoves(s *script) {
 	})
 	s.raw("INSERT INTO stock_moves (order_id,reason,sku,segment,delta,at) VALUES ")
 	for i, m := range t.moves {
-		s.row(i, m.id[:], m.reason, m.sku, m.segment, m.delta, t.at)
+		s.row(i, m.id[:], m.reason, m.sku, m.segment, m.delta, cmp.Or(m.at, t.at))
 	}
 	s.end()
 }

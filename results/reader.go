@@ -56,12 +56,12 @@ const stuckReads = 3
 // errEnough ends a reading that has got as far as it was asked to.
 var errEnough = errors.New("enough")
 
-// EachEvent reads the results stream once, from its first message to the one with the
+// EachEvent reads the results stream once, from the sequence first to the one with the
 // sequence last, and hands over each message's events in stream order. A message that
 // is none of ours has no kind. The slice is fn's to keep. Errors of fn end it and are
 // returned as they are; others wrap sale.ErrUnavailable.
-func (c *Conn) EachEvent(ctx context.Context, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error {
-	next := uint64(1)
+func (c *Conn) EachEvent(ctx context.Context, first, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error {
+	next := max(first, 1)
 	for stuck := 0; next <= last; stuck++ {
 		began := next
 		cfg := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next}

@@ -18,7 +18,7 @@ func TestEachEvent(t *testing.T) {
 	if e, err := c.Extent(t.Context()); err != nil || e != (Extent{}) {
 		t.Fatalf("an empty stream: %+v, %v", e, err)
 	}
-	if err := c.EachEvent(t.Context(), 0, func(sale.Kind, []sale.Order, uint64) error { return errors.New("called") }); err != nil {
+	if err := c.EachEvent(t.Context(), 1, 0, func(sale.Kind, []sale.Order, uint64) error { return errors.New("called") }); err != nil {
 		t.Error(err)
 	}
 	const messages = 300
@@ -54,7 +54,7 @@ func TestEachEvent(t *testing.T) {
 	}
 	read := func(last uint64) (got []string, first uint64) {
 		t.Helper()
-		err := c.EachEvent(t.Context(), last, func(kind sale.Kind, orders []sale.Order, seq uint64) error {
+		err := c.EachEvent(t.Context(), 1, last, func(kind sale.Kind, orders []sale.Order, seq uint64) error {
 			if got = append(got, ""); len(got) == 1 {
 				first = seq
 			}
@@ -78,7 +78,7 @@ func TestEachEvent(t *testing.T) {
 		}
 	}
 	stop := errors.New("stop")
-	if err := c.EachEvent(t.Context(), messages, func(sale.Kind, []sale.Order, uint64) error { return stop }); err != stop {
+	if err := c.EachEvent(t.Context(), 1, messages, func(sale.Kind, []sale.Order, uint64) error { return stop }); err != stop {
 		t.Error(err)
 	}
 	// What was dropped is not read, and known to be missing.
@@ -118,7 +118,7 @@ func TestReadingAStreamThatIsAway(t *testing.T) {
 		t.Error(err)
 	}
 	n := func() (n int) {
-		if err := c.EachEvent(t.Context(), 5, func(sale.Kind, []sale.Order, uint64) error { n++; return nil }); !errors.Is(err, sale.ErrUnavailable) {
+		if err := c.EachEvent(t.Context(), 1, 5, func(sale.Kind, []sale.Order, uint64) error { n++; return nil }); !errors.Is(err, sale.ErrUnavailable) {
 			t.Error(err)
 		}
 		return n
@@ -149,7 +149,7 @@ func TestEachEventThroughBrokenConnections(t *testing.T) {
 	}
 	got, cuts := uint64(0), 0
 	testenv.Eventually(t, func() bool {
-		err := c.EachEvent(t.Context(), messages, func(_ sale.Kind, orders []sale.Order, seq uint64) error {
+		err := c.EachEvent(t.Context(), 1, messages, func(_ sale.Kind, orders []sale.Order, seq uint64) error {
 			if seq == 1 {
 				got = 0
 			}

@@ -1,5 +1,7 @@
 package sale
 
+import "fmt"
+
 // Finding is one place where an invariant does not hold.
 type Finding struct {
 	Check   string  // the check's name
@@ -15,6 +17,44 @@ type Checked struct {
 	Findings []Finding
 	// More says that there are further findings, which were left out.
 	More bool
+}
+
+// Add adds the findings of the same check of something else, up to bound in all.
+func (c *Checked) Add(other Checked, bound int) {
+	n := min(len(other.Findings), bound-len(c.Findings))
+	c.Findings = append(c.Findings, other.Findings[:n]...)
+	c.More = c.More || other.More || n < len(other.Findings)
+}
+
+// AuditPosition is a moment up to which an audit has seen everything that an installation
+// did: a later one only looks at what was done since. The zero one is the beginning.
+type AuditPosition struct {
+	// At is the moment, in Unix ms on the ledger's clock. What was committed later, by what
+	// is written in it, is to be looked at.
+	At int64
+	// Message is the first message of the results stream that tells of anything later.
+	Message uint64
+	// Change is the last change of a SKU that was seen, in the order of commits.
+	Change int64
+}
+
+// String is at-message-change.
+func (p AuditPosition) String() string { return fmt.Sprintf("%d-%d-%d", p.At, p.Message, p.Change) }
+
+// ParseAuditPosition reads what String wrote.
+func ParseAuditPosition(s string) (AuditPosition, error) {
+	var p AuditPosition
+	if _, err := fmt.Sscanf(s, "%d-%d-%d", &p.At, &p.Message, &p.Change); err != nil || p.String() != s || p.At <= 0 || p.Change < 0 {
+		return AuditPosition{}, fmt.Errorf("%w: %q is no position of an audit", ErrInvalid, s)
+	}
+	return p, nil
+}
+
+// Changed is an order that was made or changed lately, and when that was last, in Unix ms
+// on the ledger's clock.
+type Changed struct {
+	Order
+	Since int64
 }
 
 // Repairs counts what a repair did.

@@ -3,6 +3,7 @@ package sale
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 )
@@ -59,6 +60,11 @@ func (id OrderID) Beside(sku string) OrderID {
 	first, _ := OrderIDsOf(sku)
 	copy(id[:skuPrefix], first[:])
 	return id
+}
+
+// Prefix is what the ids of a SKU's orders begin with, and seldom those of another's.
+func (id OrderID) Prefix() uint64 {
+	return binary.BigEndian.Uint64(id[:8]) >> (64 - 8*skuPrefix)
 }
 
 // Of reports whether the id can be that of an order of the SKU.

@@ -8,16 +8,25 @@ import (
 	"time"
 
 	"flashgate/audit"
+	"flashgate/sale"
 )
 
 type auditCmd struct {
 	source
 	JSON    bool          `help:"Print the report as JSON."`
 	Strict  bool          `help:"Fail on warnings too: a shield that differs from the ledger breaks no promise, but costs speed."`
+	Since   string        `placeholder:"POSITION" help:"Look only at what was done since this position, which an audit before has printed."`
 	Timeout time.Duration `default:"30m" help:"Give up after this long."`
 }
 
 func (c auditCmd) Run(ctx context.Context) error {
+	var since sale.AuditPosition
+	if c.Since != "" {
+		var err error
+		if since, err = sale.ParseAuditPosition(c.Since); err != nil {
+			return err
+		}
+	}
 	return withParts(ctx, c.source, func(ctx context.Context, p *parts) error {
 		ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 		defer cancel()
@@ -25,7 +34,7 @@ func (c auditCmd) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		report, err := a.Audit(ctx)
+		report, err := a.Audit(ctx, since)
 		if err != nil {
 			return err
 		}

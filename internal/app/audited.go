@@ -12,8 +12,8 @@ import (
 // auditedLedger is the ledger as the audit reads it.
 type auditedLedger struct{ *ledger.DB }
 
-func (l auditedLedger) Checks(ctx context.Context, findings int, fn func(sale.Checked) error) error {
-	return l.AuditChecks(ctx, findings, fn)
+func (l auditedLedger) Checks(ctx context.Context, findings int, skus []string, fn func(sale.Checked) error) error {
+	return l.AuditChecks(ctx, findings, skus, fn)
 }
 
 func (l auditedLedger) Find(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
@@ -47,8 +47,8 @@ func (r auditedResults) Parked(ctx context.Context, sku string) (int64, error) {
 // reported is the auditor as the operators' listener asks it.
 type reported struct{ *audit.Auditor }
 
-func (r reported) Audit(ctx context.Context) ([]byte, error) {
-	report, err := r.Auditor.Audit(ctx)
+func (r reported) Audit(ctx context.Context, since sale.AuditPosition) ([]byte, error) {
+	report, err := r.Auditor.Audit(ctx, since)
 	if err != nil {
 		return nil, err
 	}

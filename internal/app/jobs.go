@@ -15,7 +15,7 @@ const (
 	limitsEvery  = time.Second
 	repairEvery  = 10 * time.Second
 	preheatEvery = 5 * time.Second
-	retainEvery  = 30 * time.Second
+	retainEvery  = 10 * time.Second
 	probeEvery   = time.Second
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -13,13 +14,16 @@ import (
 	"flashgate/internal/testenv"
 )
 
+var positionLine = regexp.MustCompile(`(?m)^position: (\S+)$`)
+
 // TestAuditBesideASale audits all the time while a SKU sells out, gateways are killed
-// and Redis forgets: nothing that is on its way is taken for broken.
+// and Redis forgets: nothing that is on its way is taken for broken. Each second audit goes
+// on where the one before ended.
 func TestAuditBesideASale(t *testing.T) {
 	c := newCluster(t, 3, parts{})
 	c.putSKU("shoe", map[string]any{"total": stock, "per_user_limit": 2})
 	done := make(chan struct{})
-	audits := 0
+	audits, since, position := 0, 0, ""
 	ended := make(chan struct{})
 	go func() { // joined by <-ended below
 		defer close(ended)
@@ -29,8 +33,17 @@ func TestAuditBesideASale(t *testing.T) {
 				return
 			default:
 			}
-			if out, ok := c.command("audit"); !ok && brokenPromises(out) != "" {
-				t.Errorf("the audit found:\n%s", out)
+			args := []string{"audit"}
+			if audits%2 == 1 && position != "" {
+				args = append(args, "--since", position)
+				since++
+			}
+			out, ok := c.command(args...)
+			if !ok && brokenPromises(out) != "" {
+				t.Errorf("%v found:\n%s", args, out)
+			}
+			if m := positionLine.FindStringSubmatch(out); m != nil {
+				position = m[1]
 			}
 			audits++
 		}
@@ -46,7 +59,7 @@ func TestAuditBesideASale(t *testing.T) {
 	c.checkSale("shoe", answers)
 	close(done)
 	<-ended
-	t.Logf("%d audits", audits)
+	t.Logf("%d audits, %d of them of what was done since the one before", audits, since)
 	c.checkAudit()
 	// The operators' listener says the same.
 	testenv.Eventually(t, func() bool {

@@ -63,7 +63,7 @@ func brokenPromises(out string) string {
 	var kept strings.Builder
 	for line := range strings.Lines(out) {
 		switch check, _, _ := strings.Cut(line, ": "); check {
-		case "outbox_age", "shield_tentative", "ok", "warning", "flashgate":
+		case "outbox_age", "shield_tentative", "ok", "warning", "flashgate", "position":
 		default:
 			if findingLine.MatchString(line) && !strings.Contains(line, ": not checked: ") {
 				kept.WriteString(line)
