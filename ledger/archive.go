@@ -318,13 +318,3 @@ func (db *DB) archivedOf(ctx context.Context, conn *sql.Conn, sku string) ([]sal
 func (db *DB) FindEver(ctx context.Context, ids []sale.OrderID) (map[sale.OrderID]sale.Order, error) {
 	return db.find(ctx, db.pools.control, ids, "orders", "orders_archive")
 }
-
-// archivedOrder reads one order of the archive, as readOrders does one that is not: nobody
-// can change it, nor are its buyer's units kept.
-func (db *DB) archivedOrder(ctx context.Context, conn *sql.Conn, id sale.OrderID) ([]orderRow, error) {
-	o, err := scanOrder(conn.QueryRowContext(ctx, "SELECT "+orderColumns+" FROM orders_archive WHERE order_id = ?", id[:]))
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	return []orderRow{{Order: o, stockVersion: -1}}, err
-}

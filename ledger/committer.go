@@ -271,3 +271,128 @@ func (c *committer) committed(w *writes) {
 		c.db.hooks.Committed(w.outbox)
 	}
 }
+
+// ending is how run ended.
+type ending uint8
+
+const (
+	settled  ending = iota // committed
+	refused                // a constraint said no; rolled back
+	heldUp                 // a row was waited for in vain; rolled back
+	isolated               // rolled back for another reason: decide under locks, in smaller groups
+	gaveUp                 // the jobs were answered with an error
+)
+
+// run executes a transaction, which attempt writes to the end, until its outcome is
+// known.
+func (c *committer) run(jobs []*job, attempt func() error) ending {
+	for try := 1; ; try++ {
+		if err := c.connect(); err != nil {
+			if c.mayWait() {
+				continue
+			}
+			failAll(jobs, err)
+			return gaveUp
+		}
+		c.sent = nil
+		// Where there is one writer, others hold the place for one transaction each.
+		_ = c.db.lockWriter(context.Background())
+		err := attempt()
+		c.db.unlockWriter()
+		c.refusal = err
+		switch c.db.dialect.classify(err) {
+		case noFailure:
+			return settled
+		case violated:
+			c.undo()
+			return refused
+		case waitedOut:
+			c.undo()
+			c.db.metrics.retries.WithLabelValues("held").Inc()
+			return heldUp
+		case contended:
+			c.undo()
+			c.db.metrics.retries.WithLabelValues("contended").Inc()
+			if try >= maxContended || time.Until(c.deadline) < c.db.cfg.RetryFor/2 {
+				return isolated
+			}
+		case notSent:
+			c.drop()
+			if try >= maxContended {
+				failAll(jobs, err)
+				return gaveUp
+			}
+		case outcomeOff:
+			c.drop()
+			c.db.noteErr(err)
+			switch done, err := c.learn(); {
+			case err != nil:
+				failAll(jobs, err)
+				return gaveUp
+			case done:
+				return settled
+			case try >= maxContended || time.Now().After(c.deadline):
+				return isolated
+			}
+		case otherwise:
+			c.undo()
+			c.db.noteErr(err)
+			c.db.log.Error("the ledger refused a group", "error", err)
+			return isolated
+		}
+	}
+}
+
+// learn finds out whether the transaction that was sent last has been committed. It
+// looks on a new connection, before which the old one can commit nothing any more: so
+// what it finds is final. The error says that the database cannot be asked.
+func (c *committer) learn() (committed bool, err error) {
+	c.db.metrics.retries.WithLabelValues("unknown").Inc()
+	c.db.log.Warn("the outcome of a transaction is unknown", "error", c.refusal)
+	until := time.Now().Add(c.db.cfg.RetryFor / 2)
+	if c.deadline.After(until) {
+		until = c.deadline
+	}
+	for {
+		if err = c.connect(); err == nil {
+			if c.sent == nil {
+				return false, nil
+			}
+			if committed, err = c.sent.committed(c.db, c.conn); err == nil {
+				return committed, nil
+			}
+			c.drop()
+		}
+		if time.Now().After(until) {
+			return false, err
+		}
+		time.Sleep(connectPause)
+	}
+}
+
+// mayWait sleeps a little and reports true while a group that has lost nothing may
+// wait for a connection.
+func (c *committer) mayWait() bool {
+	if time.Since(c.started) > blink {
+		return false
+	}
+	time.Sleep(connectPause)
+	return true
+}
+
+func failAll(jobs []*job, err error) {
+	for _, j := range jobs {
+		j.fail(err)
+	}
+}
+
+// execute appends the writes to the script that the caller began, runs it, and
+// announces what was committed.
+func (c *committer) execute(w *writes) error {
+	c.sent = w.append(c.text)
+	if err := c.db.dialect.exec(context.Background(), c.conn, c.text); err != nil {
+		return err
+	}
+	c.committed(w)
+	return nil
+}

@@ -37,20 +37,6 @@ const maxContended = 5
 // a deadlock. Its own errors roll back and are returned as they are; an error that wraps
 // sale.ErrUnknown means that the commit may have happened.
 func (db *DB) transact(ctx context.Context, pool *sql.DB, fn func(ctx context.Context, conn *sql.Conn) error) error {
-	return db.transactWhole(ctx, pool, func(ctx context.Context, conn *sql.Conn) error {
-		if err := fn(ctx, conn); err != nil {
-			return err
-		}
-		_, err := conn.ExecContext(ctx, "COMMIT")
-		if db.dialect.classify(err) == outcomeOff {
-			return fmt.Errorf("%w: %w", sale.ErrUnknown, err)
-		}
-		return err
-	})
-}
-
-// transactWhole is transact for an fn that ends with the COMMIT itself.
-func (db *DB) transactWhole(ctx context.Context, pool *sql.DB, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	for try := 1; ; try++ {
 		err := db.transactOnce(ctx, pool, fn)
 		if db.dialect.classify(err) != contended || try == maxContended {
@@ -84,7 +70,14 @@ func (db *DB) transactOnce(ctx context.Context, pool *sql.DB, fn func(ctx contex
 		rollback(conn)
 		return err
 	}
-	return nil
+	_, err = conn.ExecContext(ctx, "COMMIT")
+	if err != nil {
+		rollback(conn)
+	}
+	if db.dialect.classify(err) == outcomeOff {
+		return fmt.Errorf("%w: %w", sale.ErrUnknown, err)
+	}
+	return err
 }
 
 // lockWriter waits in line for a database with one writer. SQLite's own waiting is a

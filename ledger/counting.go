@@ -2,12 +2,10 @@ package ledger
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 
 	"flashgate/sale"
 )
@@ -264,23 +262,6 @@ func appendAddedUnits(s *script) {
 	s.raw(s.dialect.onConflict("sku,user_id"))
 	s.raw("unit_limit=CASE WHEN buyers.units+" + units + ">" + limit + " THEN buyers.units+" + units + " ELSE " + limit + " END,units=buyers.units+" + units)
 	s.end()
-}
-
-// appendCounted changes units of buyers whose SKU's orders are being counted, order by
-// order, in the order of SKUs: behind the lock of the work, and where the order has been
-// counted.
-func (t *transition) appendCounted(s *script) {
-	slices.SortStableFunc(t.counted, func(a, b countedUnits) int { return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.user, b.user)) })
-	locked := ""
-	for _, c := range t.counted {
-		if c.sku != locked {
-			locked = c.sku
-			s.raw("UPDATE buyer_work SET steps=steps+1 WHERE sku=")
-			s.str(c.sku)
-			s.end()
-		}
-		c.append(s)
-	}
 }
 
 func (c *countedUnits) append(s *script) {

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -281,27 +280,4 @@ func (e *expiry) bySKU(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-// lock begins the transaction early and locks the orders, in a session that the server
-// ends soon after this process freezes: the caller throws the connection away. A
-// database with one writer needs none of it.
-func (t *transition) lock(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) error {
-	d := t.db.dialect
-	if d.singleWriter() {
-		return nil
-	}
-	t.open = true
-	sorted := slices.SortedFunc(slices.Values(ids), compareOrderIDs)
-	s := newScript(d)
-	s.statement("SET SESSION wait_timeout=3")
-	s.statement(d.begin())
-	if t.lease != "" {
-		d.lease(s, t.lease, t.token)
-	}
-	s.raw("SELECT order_id FROM orders" + d.byPrimaryKey() + " WHERE order_id IN (")
-	s.ids(sorted)
-	s.raw(") ORDER BY order_id" + d.forUpdate())
-	s.endWith(selects, 0)
-	return d.query(ctx, conn, s, func(*sql.Rows) error { return nil })
 }

@@ -318,3 +318,25 @@ func (mysqlDialect) query(ctx context.Context, conn *sql.Conn, s *script, read .
 	}
 	return closeRows(rows, nil)
 }
+
+func (mysqlDialect) endExactly(s *script, rows int) {
+	s.end()
+	s.raw(fmt.Sprintf("SET @flashgate=IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))", rows))
+	s.end()
+}
+
+func (mysqlDialect) lease(s *script, name string, token int64) {
+	s.raw("SELECT COUNT(*) INTO @flashgate FROM job_leases WHERE name=")
+	s.str(name)
+	s.raw(" AND token=")
+	s.int(token)
+	s.raw(" LOCK IN SHARE MODE")
+	s.end()
+	s.raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
+	s.end()
+}
+
+// snapshot begins a transaction that sees one state of everything.
+func (mysqlDialect) snapshot() []string {
+	return []string{"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"}
+}

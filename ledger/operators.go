@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"flashgate/sale"
 )
@@ -137,9 +137,6 @@ var errAbandon = errors.New("nothing to commit")
 // change carries the change out, and again under the same id while it is unknown
 // whether it was committed.
 func (db *DB) change(ctx context.Context, c *skuChange) error {
-	if !db.Ready() {
-		return db.notReady()
-	}
 	if err := sale.ValidateSKUName(c.name); err != nil {
 		if !c.create {
 			return sale.ErrUnknownSKU
@@ -150,41 +147,31 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 		_, _ = rand.Read(c.id[:]) // which never fails
 	}
 	c.id = sale.OrderID(c.id).Beside(c.name)
-	start := time.Now()
-	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		pool, leave, err := db.slow.enter(ctx, keyOfSKU(c.name), db.pools.control, db.pools.slow)
-		if err != nil {
+	on := terms{refused: maxRefused, sku: keyOfSKU(c.name)} // refused: somebody else made it in between
+	err := db.insist(ctx, db.pools.control, on, func(ctx context.Context, on *try) error {
+		if on.unsure {
+			c.unsure, c.made = true, c.made || c.created
+		}
+		if _, err := on.conn.ExecContext(ctx, db.dialect.begin()); err != nil {
 			return err
 		}
-		err = db.transactWhole(ctx, pool, func(ctx context.Context, conn *sql.Conn) error { return db.changeLocked(ctx, conn, c) })
-		leave(db.dialect.classify(err))
-		if err == nil || errors.Is(err, errAbandon) {
-			db.noteErr(nil)
-			if c.refusal == nil {
-				shared := c.sku
-				db.catalog.store(&shared)
-				if c.changed && db.hooks.Changed != nil {
-					db.hooks.Changed(c.before, &shared, c.moved)
-				}
-			}
-			return c.refusal
+		on.sent = true
+		err := db.changeLocked(ctx, on.conn, c)
+		if errors.Is(err, errAbandon) {
+			rollback(on.conn)
+			return nil
 		}
-		switch db.dialect.classify(err) {
-		case outcomeOff: // sale.ErrUnknown too
-			c.unsure, c.made = true, c.made || c.created
-		case notSent, violated, contended, waitedOut: // violated: somebody else made it in between
-		default:
-			return db.away(ctx, err)
-		}
-		if time.Since(start) > db.cfg.RetryFor {
-			return db.away(ctx, err)
-		}
-		select {
-		case <-ctx.Done():
-			return db.away(ctx, err)
-		case <-time.After(jittered(wait)):
-		}
+		return err
+	})
+	if err != nil || c.refusal != nil {
+		return cmp.Or(err, c.refusal)
 	}
+	shared := c.sku
+	db.catalog.store(&shared)
+	if c.changed && db.hooks.Changed != nil {
+		db.hooks.Changed(c.before, &shared, c.moved)
+	}
+	return nil
 }
 
 // changeLocked is the transaction, to its COMMIT. The SKU's row makes operators take
@@ -192,7 +179,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 // the moment in which its rules change, so that whoever holds them reads rules that are
 // exact.
 func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) error {
-	c.refusal, c.created = nil, false
+	c.refusal, c.created, c.changed = nil, false, false
 	before, err := db.lockSKU(ctx, conn, c.name)
 	switch {
 	case errors.Is(err, sql.ErrNoRows) && c.create:

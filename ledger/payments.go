@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 
 	"flashgate/sale"
 )
@@ -22,23 +21,6 @@ type paymentRow struct {
 	sale.Payment
 	outcome sale.PaymentOutcome
 	at      int64 // Unix ms, ledger's clock; 0 is now
-}
-
-func (t *transition) appendPayments(s *script) {
-	if len(t.payments) == 0 {
-		return
-	}
-	slices.SortFunc(t.payments, func(a, b paymentRow) int { return cmp.Compare(a.EventID, b.EventID) })
-	s.raw("INSERT INTO payments (event_id,order_id,outcome,status,amount,currency,at) VALUES ")
-	for i := range t.payments {
-		p := &t.payments[i]
-		status := paymentFailed
-		if p.Succeeded {
-			status = paymentSucceeded
-		}
-		s.row(i, p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, cmp.Or(p.at, t.at))
-	}
-	s.end()
 }
 
 // readPayment returns nil when the event is not recorded.

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -290,30 +289,4 @@ func (r *restoring) bringForward(published *sale.Order, row *orderRow) sale.Rest
 	r.paid(o, published)
 	r.wrote[o.ID] = o
 	return sale.RestoreDone
-}
-
-// appendOrders writes new rows as they are, in whatever status.
-func (t *transition) appendOrders(s *script) {
-	if len(t.orders) == 0 {
-		return
-	}
-	slices.SortFunc(t.orders, func(a, b sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	s.raw("INSERT INTO orders (" + orderColumns + ") VALUES ")
-	for i := range t.orders {
-		o := &t.orders[i]
-		s.row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Status.String(), o.Hash[:],
-			o.ReservedAt, o.PayBy, o.Version)
-	}
-	s.end()
-}
-
-// appendDue puts new orders that are reserved on the due list.
-func (t *transition) appendDue(s *script) {
-	var w writes
-	for i := range t.orders {
-		if t.orders[i].Status == sale.StatusReserved {
-			w.orders = append(w.orders, &t.orders[i])
-		}
-	}
-	w.appendDue(s)
 }

@@ -247,3 +247,19 @@ func (s *Snapshot) EachChanged(ctx context.Context, sku string, since int64, fn 
 	}
 	return fn(chunk)
 }
+
+// unhurried runs fn on a connection without limits on how long a call may take.
+func (db *DB) unhurried(ctx context.Context, fn func(conn *sql.Conn) error) error {
+	pool, err := db.dialect.openForMigration(db.cfg.DSN)
+	if err != nil {
+		return err
+	}
+	// What was read has been read: that a connection ends badly changes nothing.
+	defer func() { _ = pool.Close() }()
+	conn, err := pool.Conn(ctx)
+	if err != nil {
+		return db.away(ctx, err)
+	}
+	defer func() { _ = conn.Close() }()
+	return fn(conn)
+}

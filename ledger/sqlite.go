@@ -203,3 +203,16 @@ func (sqliteDialect) query(ctx context.Context, conn *sql.Conn, s *script, read 
 	}
 	return nil
 }
+
+func (sqliteDialect) endExactly(s *script, rows int) { s.endWith(exactly, rows) }
+
+func (d sqliteDialect) lease(s *script, name string, token int64) {
+	s.raw("UPDATE job_leases SET token=token WHERE name=")
+	s.str(name)
+	s.raw(" AND token=")
+	s.int(token)
+	d.endExactly(s, 1)
+}
+
+// SQLite's snapshot begins with the first read.
+func (sqliteDialect) snapshot() []string { return []string{"BEGIN"} }

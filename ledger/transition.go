@@ -5,59 +5,10 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"fmt"
 	"slices"
 
 	"flashgate/sale"
 )
-
-// orderRow is an order as it was read, with the version of its stock row at that
-// time: operators' changes raise it, so a transaction that finds it again has been
-// disturbed by none, and the SKU's limit is still as it was read.
-type orderRow struct {
-	sale.Order
-	stockVersion int64 // -1: there is no such row
-	limit        int64 // of the SKU, per user; 0 where nobody's units are kept, as of archived ones
-	counting     bool  // its orders are being counted for the limit
-}
-
-// readOrders reads those of the orders that exist, in key order.
-func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) ([]orderRow, error) {
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	s := newScript(db.dialect)
-	s.raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1), COALESCE(CASE WHEN k.archive = 'none' THEN k.per_user_limit END, 0), COALESCE(k.counting, 0)" +
-		" FROM orders o" + db.dialect.byPrimaryKey() + " LEFT JOIN stock s ON s.sku = o.sku AND s.segment = o.segment" +
-		" LEFT JOIN skus k ON k.sku = o.sku WHERE o.order_id IN (")
-	s.ids(ids)
-	s.raw(") ORDER BY o.order_id")
-	rows, err := conn.QueryContext(ctx, string(s.text))
-	if err != nil {
-		return nil, err
-	}
-	found := make([]orderRow, 0, len(ids))
-	for rows.Next() {
-		var row orderRow
-		if row.Order, err = scanOrder(widerRow{rows, []any{&row.stockVersion, &row.limit, &row.counting}}); err != nil {
-			break
-		}
-		found = append(found, row)
-	}
-	return found, closeRows(rows, err)
-}
-
-// qualified puts a table's alias before each column of a list.
-func qualified(alias, columns string) string {
-	b := []byte(alias + ".")
-	for i := range len(columns) {
-		b = append(b, columns[i])
-		if columns[i] == ' ' {
-			b = append(b, alias+"."...)
-		}
-	}
-	return string(b)
-}
 
 // transition is what one transaction does to orders after their reservation. Its
 // parts are written in the order of all locks, which begins with the lease: orders,
@@ -334,29 +285,85 @@ func mergeStock(deltas []stockDelta) []stockDelta {
 	return deltas[:n]
 }
 
-func (mysqlDialect) endExactly(s *script, rows int) {
-	s.end()
-	s.raw(fmt.Sprintf("SET @flashgate=IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))", rows))
-	s.end()
-}
-
-func (mysqlDialect) lease(s *script, name string, token int64) {
-	s.raw("SELECT COUNT(*) INTO @flashgate FROM job_leases WHERE name=")
-	s.str(name)
-	s.raw(" AND token=")
-	s.int(token)
-	s.raw(" LOCK IN SHARE MODE")
-	s.end()
-	s.raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
+// appendOrders writes new rows as they are, in whatever status.
+func (t *transition) appendOrders(s *script) {
+	if len(t.orders) == 0 {
+		return
+	}
+	slices.SortFunc(t.orders, func(a, b sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	s.raw("INSERT INTO orders (" + orderColumns + ") VALUES ")
+	for i := range t.orders {
+		o := &t.orders[i]
+		s.row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Status.String(), o.Hash[:],
+			o.ReservedAt, o.PayBy, o.Version)
+	}
 	s.end()
 }
 
-func (sqliteDialect) endExactly(s *script, rows int) { s.endWith(exactly, rows) }
+// appendDue puts new orders that are reserved on the due list.
+func (t *transition) appendDue(s *script) {
+	var w writes
+	for i := range t.orders {
+		if t.orders[i].Status == sale.StatusReserved {
+			w.orders = append(w.orders, &t.orders[i])
+		}
+	}
+	w.appendDue(s)
+}
 
-func (d sqliteDialect) lease(s *script, name string, token int64) {
-	s.raw("UPDATE job_leases SET token=token WHERE name=")
-	s.str(name)
-	s.raw(" AND token=")
-	s.int(token)
-	d.endExactly(s, 1)
+// lock begins the transaction early and locks the orders, in a session that the server
+// ends soon after this process freezes: the caller throws the connection away. A
+// database with one writer needs none of it.
+func (t *transition) lock(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) error {
+	d := t.db.dialect
+	if d.singleWriter() {
+		return nil
+	}
+	t.open = true
+	sorted := slices.SortedFunc(slices.Values(ids), compareOrderIDs)
+	s := newScript(d)
+	s.statement("SET SESSION wait_timeout=3")
+	s.statement(d.begin())
+	if t.lease != "" {
+		d.lease(s, t.lease, t.token)
+	}
+	s.raw("SELECT order_id FROM orders" + d.byPrimaryKey() + " WHERE order_id IN (")
+	s.ids(sorted)
+	s.raw(") ORDER BY order_id" + d.forUpdate())
+	s.endWith(selects, 0)
+	return d.query(ctx, conn, s, func(*sql.Rows) error { return nil })
+}
+
+func (t *transition) appendPayments(s *script) {
+	if len(t.payments) == 0 {
+		return
+	}
+	slices.SortFunc(t.payments, func(a, b paymentRow) int { return cmp.Compare(a.EventID, b.EventID) })
+	s.raw("INSERT INTO payments (event_id,order_id,outcome,status,amount,currency,at) VALUES ")
+	for i := range t.payments {
+		p := &t.payments[i]
+		status := paymentFailed
+		if p.Succeeded {
+			status = paymentSucceeded
+		}
+		s.row(i, p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, cmp.Or(p.at, t.at))
+	}
+	s.end()
+}
+
+// appendCounted changes units of buyers whose SKU's orders are being counted, order by
+// order, in the order of SKUs: behind the lock of the work, and where the order has been
+// counted.
+func (t *transition) appendCounted(s *script) {
+	slices.SortStableFunc(t.counted, func(a, b countedUnits) int { return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.user, b.user)) })
+	locked := ""
+	for _, c := range t.counted {
+		if c.sku != locked {
+			locked = c.sku
+			s.raw("UPDATE buyer_work SET steps=steps+1 WHERE sku=")
+			s.str(c.sku)
+			s.end()
+		}
+		c.append(s)
+	}
 }
