@@ -158,7 +158,7 @@ func (a *archivist) ready(ctx context.Context, sku string, next sale.Archive) (b
 	}
 	of := a.db.ordersOf(sku)
 	var some int
-	rows, err := read(ctx, a.db.pools.control, "SELECT COUNT(*) FROM (SELECT 1"+of.from+" LIMIT 1) AS some", of.args...)
+	rows, err := read(ctx, a.db.pools.control, "SELECT COUNT(*) FROM (SELECT 1"+of+" LIMIT 1) AS some")
 	if err != nil {
 		return false, a.db.away(ctx, err)
 	}
@@ -227,8 +227,7 @@ type finished struct {
 func (db *DB) finishedOrders(ctx context.Context, conn *sql.Conn, sku string) (finished, error) {
 	f := finished{sold: make(map[int]int64)}
 	of := db.ordersOf(sku)
-	rows, err := conn.QueryContext(ctx, "SELECT order_id, segment, quantity, status"+of.from+" AND status <> 'reserved' ORDER BY order_id LIMIT ?"+db.dialect.forUpdate(),
-		append(of.args, archiveChunk)...)
+	rows, err := conn.QueryContext(ctx, "SELECT order_id, segment, quantity, status"+of+" AND status <> 'reserved' ORDER BY order_id LIMIT ?"+db.dialect.forUpdate(), archiveChunk)
 	if err != nil {
 		return f, err
 	}

@@ -231,7 +231,7 @@ func (db *DB) appendCount(ctx context.Context, conn *sql.Conn, s *script, w *buy
 	limit := fmt.Sprint(w.limit)
 	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT sku,user_id,SUM(quantity),CASE WHEN SUM(quantity)>" + limit +
 		" THEN SUM(quantity) ELSE " + limit + " END")
-	s.ordersOf(w.sku)
+	s.raw(db.ordersOf(w.sku))
 	s.raw(" AND order_id>")
 	s.bytes(w.counted[:])
 	s.raw(" AND order_id<=")
@@ -246,8 +246,8 @@ func (db *DB) appendCount(ctx context.Context, conn *sql.Conn, s *script, w *buy
 func (db *DB) chunkEnd(ctx context.Context, conn *sql.Conn, w *buyerWork) (last sale.OrderID, err error) {
 	var id []byte
 	of := db.ordersOf(w.sku)
-	err = conn.QueryRowContext(ctx, "SELECT order_id"+of.from+" AND order_id > ? ORDER BY order_id LIMIT 1 OFFSET ?",
-		append(of.args, w.counted[:], db.buyersChunk-1)...).Scan(&id)
+	err = conn.QueryRowContext(ctx, "SELECT order_id"+of+" AND order_id > ? ORDER BY order_id LIMIT 1 OFFSET ?",
+		w.counted[:], db.buyersChunk-1).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return allCounted, nil
 	}

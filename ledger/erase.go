@@ -146,7 +146,7 @@ func (e *erasure) handle(ctx context.Context, table, sku string) error {
 // mustStay locks the user's orders of the SKU and says why they cannot be erased yet.
 func (e *erasure) mustStay(ctx context.Context, conn *sql.Conn, sku string) (why string, err error) {
 	of := e.db.ordersOf(sku)
-	rows, err := conn.QueryContext(ctx, "SELECT status"+of.from+" AND user_id = ? ORDER BY order_id"+e.db.dialect.forUpdate(), append(of.args, e.user)...)
+	rows, err := conn.QueryContext(ctx, "SELECT status"+of+" AND user_id = ? ORDER BY order_id"+e.db.dialect.forUpdate(), e.user)
 	if err != nil {
 		return "", err
 	}

@@ -50,7 +50,7 @@ func (s Source) Stocks(ctx context.Context, skus []string) (map[string]map[int]s
 	}
 	stocks := make(map[string]map[int]sale.Stock, len(skus))
 	text := newScript(s.dialect)
-	text.stocksOf(skus)
+	appendStocks(text, skus)
 	conn, err := connOf(ctx, s.pools.control)
 	if err != nil {
 		return nil, s.away(ctx, err)
@@ -63,7 +63,7 @@ func (s Source) Stocks(ctx context.Context, skus []string) (map[string]map[int]s
 	return stocks, nil
 }
 
-func (s *script) stocksOf(skus []string) {
+func appendStocks(s *script, skus []string) {
 	s.raw("SELECT sku, segment, total, reserved, sold FROM stock WHERE sku IN (")
 	s.strs(skus)
 	s.raw(")")
@@ -87,15 +87,15 @@ func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
 func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
 	text := newScript(s.dialect)
 	copied := s.copied()
-	text.someOfEach("sku, order_id, segment, status NOT IN "+live, skus, most+1, func(sku string) {
-		text.ordersOf(sku)
+	appendSomeOfEach(text, "sku, order_id, segment, status NOT IN "+live, skus, most+1, func(sku string) {
+		text.raw(s.ordersOf(sku))
 		text.raw(copied)
 	})
-	text.someOfEach("sku, user_id, units", skus, most+1, func(sku string) {
+	appendSomeOfEach(text, "sku, user_id, units", skus, most+1, func(sku string) {
 		text.raw(" FROM buyers WHERE units > 0 AND sku = ")
 		text.str(sku)
 	})
-	text.stocksOf(skus)
+	appendStocks(text, skus)
 	stocks := make(map[string]map[int]sale.Stock, len(skus))
 	conn, err := connOf(ctx, s.pools.control)
 	if err != nil {
@@ -111,9 +111,9 @@ func (s Source) readHoldings(ctx context.Context, skus []string, most int, held 
 	return errors.Join(err, conn.Close())
 }
 
-// someOfEach appends a statement that reads columns of up to limit rows of each SKU, of
+// appendSomeOfEach appends a statement that reads columns of up to limit rows of each SKU, of
 // which from says where they stand.
-func (s *script) someOfEach(columns string, skus []string, limit int, from func(sku string)) {
+func appendSomeOfEach(s *script, columns string, skus []string, limit int, from func(sku string)) {
 	for i, name := range skus {
 		if i > 0 {
 			s.raw(" UNION ALL ")

@@ -25,7 +25,7 @@ func limitBegins(before *sale.SKU, limit int64) bool {
 func (db *DB) fewOrders(ctx context.Context, conn *sql.Conn, sku string) (bool, error) {
 	var n int
 	of := db.ordersOf(sku)
-	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1"+of.from+" LIMIT ?) AS few", append(of.args, db.buyersChunk+1)...).Scan(&n)
+	err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1"+of+" LIMIT ?) AS few", db.buyersChunk+1).Scan(&n)
 	return n <= db.buyersChunk, err
 }
 
@@ -111,7 +111,7 @@ func (db *DB) someBuyers(ctx context.Context, conn *sql.Conn, sku string) ([]str
 // liveUnits is what each buyer's live orders of the SKU hold.
 func (db *DB) liveUnits(ctx context.Context, conn *sql.Conn, sku string) (map[string]int64, error) {
 	of := db.ordersOf(sku)
-	rows, err := conn.QueryContext(ctx, "SELECT user_id, quantity"+of.from+" AND status IN "+live, of.args...)
+	rows, err := conn.QueryContext(ctx, "SELECT user_id, quantity"+of+" AND status IN "+live)
 	if err != nil {
 		return nil, err
 	}

@@ -132,30 +132,18 @@ func (db *DB) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
 	return out, nil
 }
 
-// skuOrders is how the orders of one SKU are read: a range of the primary key, in which
-// those of another SKU may lie too.
-type skuOrders struct {
-	from string // " FROM orders ... WHERE ..."
-	args []any
-}
-
-func (db *DB) ordersOf(sku string) skuOrders {
+// ordersOf says how the orders of one SKU are read: a range of the primary key, in which
+// those of a SKU whose hash begins alike may lie too.
+func (db *DB) ordersOf(sku string) string {
 	first, last := sale.OrderIDsOf(sku)
-	return skuOrders{
-		" FROM orders" + db.dialect.byPrimaryKey() + " WHERE order_id >= ? AND order_id <= ? AND sku = ?",
-		[]any{first[:], last[:], sku},
-	}
-}
-
-// ordersOf appends the same to a script.
-func (s *script) ordersOf(sku string) {
-	first, last := sale.OrderIDsOf(sku)
-	s.raw(" FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id >= ")
+	s := newScript(db.dialect)
+	s.raw(" FROM orders" + db.dialect.byPrimaryKey() + " WHERE order_id >= ")
 	s.bytes(first[:])
 	s.raw(" AND order_id <= ")
 	s.bytes(last[:])
 	s.raw(" AND sku = ")
 	s.str(sku)
+	return string(s.text)
 }
 
 // eachChunk is how many rows EachOrder and EachBuyer hand over at once.
@@ -183,7 +171,7 @@ func (db *DB) EachOrder(ctx context.Context, sku string, fn func([]sale.HeldOrde
 	var id sql.RawBytes
 	var o sale.HeldOrder
 	of := db.ordersOf(sku)
-	return db.stream(ctx, "SELECT order_id, segment, status NOT IN "+live+of.from+db.copied(), of.args, []any{&id, &o.Segment, &o.Ended}, func() error {
+	return db.stream(ctx, "SELECT order_id, segment, status NOT IN "+live+of+db.copied(), nil, []any{&id, &o.Segment, &o.Ended}, func() error {
 		if len(id) != len(sale.OrderID{}) {
 			return fmt.Errorf("an order row has a key of %d bytes", len(id))
 		}

@@ -59,8 +59,8 @@ func (db *DB) noteRepairs(table string, done sale.Repairs) {
 func (db *DB) repairSKU(ctx context.Context, sku string) error {
 	var segments []int
 	of := db.ordersOf(sku)
-	err := db.listWrong(ctx, `SELECT s.segment FROM stock s LEFT JOIN (SELECT segment, SUM(quantity) AS units`+of.from+` AND status IN `+live+` GROUP BY segment) l
-		ON l.segment = s.segment WHERE s.sku = ? AND s.sold <> s.archived + COALESCE(l.units, 0)`, append(slices.Clone(of.args), sku), func(r scanner) error {
+	err := db.listWrong(ctx, `SELECT s.segment FROM stock s LEFT JOIN (SELECT segment, SUM(quantity) AS units`+of+` AND status IN `+live+` GROUP BY segment) l
+		ON l.segment = s.segment WHERE s.sku = ? AND s.sold <> s.archived + COALESCE(l.units, 0)`, []any{sku}, func(r scanner) error {
 		segments = append(segments, 0)
 		return r.Scan(&segments[len(segments)-1])
 	})
@@ -75,8 +75,8 @@ func (db *DB) repairSKU(ctx context.Context, sku string) error {
 	}
 	var users []string
 	err = db.listWrong(ctx, `SELECT u.user_id FROM (SELECT b.user_id, b.units AS held, 0 AS live FROM buyers b WHERE b.sku = ?
-		UNION ALL SELECT user_id, 0, quantity`+of.from+` AND status IN `+live+`) u
-		GROUP BY u.user_id HAVING SUM(u.held) <> SUM(u.live) ORDER BY u.user_id LIMIT ?`, slices.Concat([]any{sku}, of.args, []any{repairPage}), func(r scanner) error {
+		UNION ALL SELECT user_id, 0, quantity`+of+` AND status IN `+live+`) u
+		GROUP BY u.user_id HAVING SUM(u.held) <> SUM(u.live) ORDER BY u.user_id LIMIT ?`, []any{sku, repairPage}, func(r scanner) error {
 		users = append(users, "")
 		return r.Scan(&users[len(users)-1])
 	})
@@ -125,8 +125,8 @@ func (db *DB) repairStockRow(ctx context.Context, sku string, segment int, done 
 		}
 		var units int64
 		of := db.ordersOf(sku)
-		err = on.conn.QueryRowContext(ctx, "SELECT (SELECT archived FROM stock WHERE sku = ? AND segment = ?) + COALESCE(SUM(quantity), 0)"+of.from+
-			" AND segment = ? AND status IN "+live, slices.Concat([]any{sku, segment}, of.args, []any{segment})...).Scan(&units)
+		err = on.conn.QueryRowContext(ctx, "SELECT (SELECT archived FROM stock WHERE sku = ? AND segment = ?) + COALESCE(SUM(quantity), 0)"+of+
+			" AND segment = ? AND status IN "+live, sku, segment, segment).Scan(&units)
 		if err != nil {
 			return false, err
 		}
@@ -180,7 +180,7 @@ func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (r
 			return false, err
 		}
 		of := db.ordersOf(sku)
-		units, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, SUM(quantity)"+of.from, of.args, users, " AND status IN "+live+" GROUP BY user_id")
+		units, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, SUM(quantity)"+of, nil, users, " AND status IN "+live+" GROUP BY user_id")
 		if err != nil {
 			return false, err
 		}

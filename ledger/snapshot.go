@@ -217,11 +217,11 @@ func (s *Snapshot) EachChanged(ctx context.Context, sku string, since int64, fn 
 	of := s.db.ordersOf(sku)
 	const between = " WHERE order_id >= ? AND order_id <= ? AND at >= ?"
 	rows, err := s.conn.QueryContext(ctx, "SELECT "+qualified("o", orderColumns)+", c.at FROM (SELECT order_id, MAX(at) AS at FROM ("+
-		"SELECT order_id, reserved_at AS at"+of.from+" AND reserved_at >= ?"+
+		"SELECT order_id, reserved_at AS at"+of+" AND reserved_at >= ?"+
 		" UNION ALL SELECT order_id, at FROM stock_moves"+between+" AND reason <> '"+operatorReason+"'"+
 		" UNION ALL SELECT order_id, at FROM payments"+s.db.dialect.byIndex("payments_order")+between+" AND outcome IN ('paid','retaken')"+
 		") u GROUP BY order_id) c JOIN orders o ON o.order_id = c.order_id WHERE o.sku = ? ORDER BY o.order_id",
-		slices.Concat(of.args, []any{since, first[:], last[:], since, first[:], last[:], since, sku})...)
+		since, first[:], last[:], since, first[:], last[:], since, sku)
 	if err != nil {
 		return s.db.away(ctx, err)
 	}
