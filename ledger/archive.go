@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -96,7 +97,7 @@ func (db *DB) skusAfter(ctx context.Context, after string) ([]*sale.SKU, error) 
 		}
 		page = append(page, sku)
 	}
-	return page, db.away(ctx, closeRows(rows, err))
+	return page, db.away(ctx, dialect.CloseRows(rows, err))
 }
 
 // archivist is one run of Retain.
@@ -165,7 +166,7 @@ func (a *archivist) ready(ctx context.Context, sku string, next sale.Archive) (b
 	if rows.Next() {
 		err = rows.Scan(&some)
 	}
-	return some == 0, a.db.away(ctx, closeRows(rows, err))
+	return some == 0, a.db.away(ctx, dialect.CloseRows(rows, err))
 }
 
 // errNotDue abandons a change that is no longer due: somebody changed the SKU meanwhile.
@@ -197,7 +198,7 @@ func (db *DB) archiveChunk(ctx context.Context, sku string) (moved int, err erro
 		if err != nil || !rules.Archived() {
 			return false, err
 		}
-		s := newScript(db.dialect)
+		s := dialect.NewScript(db.dialect)
 		users, err := db.someBuyers(ctx, on.conn, sku)
 		if err != nil {
 			return false, err
@@ -212,7 +213,7 @@ func (db *DB) archiveChunk(ctx context.Context, sku string) (moved int, err erro
 			f.appendMove(s, sku)
 		}
 		on.sent = true
-		return true, db.dialect.exec(ctx, on.conn, s)
+		return true, db.dialect.Exec(ctx, on.conn, s)
 	})
 	return moved, err
 }
@@ -227,7 +228,7 @@ type finished struct {
 func (db *DB) finishedOrders(ctx context.Context, conn *sql.Conn, sku string) (finished, error) {
 	f := finished{sold: make(map[int]int64)}
 	of := db.ordersOf(sku)
-	rows, err := conn.QueryContext(ctx, "SELECT order_id, segment, quantity, status"+of+" AND status <> 'reserved' ORDER BY order_id LIMIT ?"+db.dialect.forUpdate(), archiveChunk)
+	rows, err := conn.QueryContext(ctx, "SELECT order_id, segment, quantity, status"+of+" AND status <> 'reserved' ORDER BY order_id LIMIT ?"+db.dialect.ForUpdate(), archiveChunk)
 	if err != nil {
 		return f, err
 	}
@@ -244,29 +245,29 @@ func (db *DB) finishedOrders(ctx context.Context, conn *sql.Conn, sku string) (f
 			f.sold[segment] += quantity
 		}
 	}
-	return f, closeRows(rows, err)
+	return f, dialect.CloseRows(rows, err)
 }
 
 // appendMove moves the orders with their entries of the log, and their units within the
 // stock rows, in the order of all locks.
-func (f *finished) appendMove(s *script, sku string) {
-	s.raw("INSERT INTO orders_archive (" + orderColumns + ") SELECT " + orderColumns + " FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id IN (")
-	s.ids(f.ids)
-	s.raw(")")
-	s.end()
-	s.raw("DELETE FROM orders WHERE order_id IN (")
-	s.ids(f.ids)
-	s.raw(")")
-	s.dialect.endExactly(s, len(f.ids))
-	s.raw("DELETE FROM stock_moves WHERE order_id IN (")
-	s.ids(f.ids)
-	s.raw(") AND reason <> '" + operatorReason + "'")
-	s.end()
+func (f *finished) appendMove(s *dialect.Script, sku string) {
+	s.Raw("INSERT INTO orders_archive (" + orderColumns + ") SELECT " + orderColumns + " FROM orders" + s.Dialect.ByPrimaryKey() + " WHERE order_id IN (")
+	s.IDs(f.ids)
+	s.Raw(")")
+	s.End()
+	s.Raw("DELETE FROM orders WHERE order_id IN (")
+	s.IDs(f.ids)
+	s.Raw(")")
+	s.Dialect.EndExactly(s, len(f.ids))
+	s.Raw("DELETE FROM stock_moves WHERE order_id IN (")
+	s.IDs(f.ids)
+	s.Raw(") AND reason <> '" + operatorReason + "'")
+	s.End()
 	for segment := range sale.MaxSegments {
 		if units := f.sold[segment]; units > 0 {
-			s.raw("UPDATE stock SET archived=archived+")
-			s.int(units)
-			s.whereStock(sku, segment)
+			s.Raw("UPDATE stock SET archived=archived+")
+			s.Int(units)
+			s.WhereStock(sku, segment)
 		}
 	}
 }
@@ -278,17 +279,17 @@ func (db *DB) dropChunk(ctx context.Context, sku string) (dropped int, err error
 		if dropped = len(ids); err != nil || dropped == 0 {
 			return err
 		}
-		s := newScript(db.dialect)
-		s.statement(db.dialect.begin())
+		s := dialect.NewScript(db.dialect)
+		s.Statement(db.dialect.Begin())
 		for _, table := range []string{"payments", "orders_archive"} {
-			s.raw("DELETE FROM " + table + " WHERE order_id IN (")
-			s.ids(ids)
-			s.raw(")")
-			s.end()
+			s.Raw("DELETE FROM " + table + " WHERE order_id IN (")
+			s.IDs(ids)
+			s.Raw(")")
+			s.End()
 		}
-		s.statement("COMMIT")
+		s.Statement("COMMIT")
 		on.sent = true
-		return db.dialect.exec(ctx, on.conn, s)
+		return db.dialect.Exec(ctx, on.conn, s)
 	})
 	return dropped, err
 }
@@ -309,7 +310,7 @@ func (db *DB) archivedOf(ctx context.Context, conn *sql.Conn, sku string) ([]sal
 		}
 		ids = append(ids, sale.OrderID(id))
 	}
-	return ids, closeRows(rows, err)
+	return ids, dialect.CloseRows(rows, err)
 }
 
 // FindEver returns those of the orders that have a row, also in the archive. Errors wrap

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"flashgate/internal/testenv"
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type bed struct {
 	t       testing.TB
 	cfg     Config
-	dialect dialect
+	dialect dialect.Dialect
 	raw     *sql.DB // goes around everything under test
 }
 
@@ -65,11 +66,11 @@ func newBed(t testing.TB, cfg Config) *bed {
 	if err := Migrate(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	d, err := dialectOf(cfg.Driver)
+	d, err := dialect.Of(cfg.Driver)
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := d.open(cfg.DSN)
+	raw, err := d.Open(cfg.DSN, callTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +135,8 @@ func (b *bed) exec(query string, args ...any) {
 	b.t.Helper()
 	testenv.Eventually(b.t, func() bool {
 		_, err := b.raw.ExecContext(context.Background(), query, args...)
-		switch b.dialect.classify(err) {
-		case noFailure, contended, waitedOut:
+		switch b.dialect.Classify(err) {
+		case dialect.NoFailure, dialect.Contended, dialect.WaitedOut:
 		default:
 			b.t.Fatalf("%s: %v", query, err)
 		}

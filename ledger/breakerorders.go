@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -17,10 +18,10 @@ func (db *DB) GiveBreakerOrder(ctx context.Context, o sale.BreakerOrder) ([]sale
 	}
 	d := db.dialect
 	// A clock that was set back must not make a newer order look like an older one.
-	at := d.inserted("given_at")
+	at := d.Inserted("given_at")
 	text := fmt.Sprintf("INSERT INTO breaker_orders (name, mode, until, reason, given_by, given_at) VALUES (?, ?, ?, ?, ?, ?)%s"+
 		"mode=%s, until=%s, reason=%s, given_by=%s, given_at=CASE WHEN given_at < %s THEN %s ELSE given_at + 1 END",
-		d.onConflict("name"), d.inserted("mode"), d.inserted("until"), d.inserted("reason"), d.inserted("given_by"), at, at)
+		d.OnConflict("name"), d.Inserted("mode"), d.Inserted("until"), d.Inserted("reason"), d.Inserted("given_by"), at, at)
 	var orders []sale.BreakerOrder
 	err := db.transact(ctx, db.pools.leases, func(ctx context.Context, conn *sql.Conn) error {
 		_, err := conn.ExecContext(ctx, text, o.Name, o.Mode.String(), o.Until, o.Reason, o.By, db.Now())
@@ -62,7 +63,7 @@ func (db *DB) BreakerOrders(ctx context.Context) ([]sale.BreakerOrder, error) {
 const selectBreakerOrders = "SELECT name, mode, until, reason, given_by, given_at FROM breaker_orders ORDER BY name"
 
 // scanBreakerOrders reads the result set to its end and closes it.
-func scanBreakerOrders(rows resultSet) ([]sale.BreakerOrder, error) {
+func scanBreakerOrders(rows dialect.ResultSet) ([]sale.BreakerOrder, error) {
 	var orders []sale.BreakerOrder
 	for rows.Next() {
 		var o sale.BreakerOrder
@@ -72,9 +73,9 @@ func scanBreakerOrders(rows resultSet) ([]sale.BreakerOrder, error) {
 			o.Mode, err = sale.ParseBreakerMode(mode)
 		}
 		if err != nil {
-			return nil, closeRows(rows, err)
+			return nil, dialect.CloseRows(rows, err)
 		}
 		orders = append(orders, o)
 	}
-	return orders, closeRows(rows, nil)
+	return orders, dialect.CloseRows(rows, nil)
 }

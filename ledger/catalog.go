@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -236,11 +237,11 @@ func scanSKU(r scanner) (*sale.SKU, error) {
 func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SKU, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.times.call)
 	defer cancel()
-	s := newScript(db.dialect)
-	s.raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
-	s.strs(names)
-	s.raw(")")
-	rows, err := read(ctx, db.pools.control, string(s.text))
+	s := dialect.NewScript(db.dialect)
+	s.Raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
+	s.Strs(names)
+	s.Raw(")")
+	rows, err := read(ctx, db.pools.control, string(s.Text))
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
@@ -253,14 +254,14 @@ func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SK
 }
 
 // scanSKUs reads the result set to its end and closes it.
-func scanSKUs(rows resultSet) (map[string]*sale.SKU, error) {
+func scanSKUs(rows dialect.ResultSet) (map[string]*sale.SKU, error) {
 	found := make(map[string]*sale.SKU)
 	for rows.Next() {
 		sku, err := scanSKU(rows)
 		if err != nil {
-			return nil, closeRows(rows, err)
+			return nil, dialect.CloseRows(rows, err)
 		}
 		found[sku.Name] = sku
 	}
-	return found, closeRows(rows, nil)
+	return found, dialect.CloseRows(rows, nil)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -24,13 +25,13 @@ const (
 // appendPosition gives the SKU, whose row is locked, the next position, and commits.
 // Nothing is locked after the counter, and nothing between it and the COMMIT: a gateway
 // that freezes holds up no other's changes.
-func appendPosition(s *script, sku string) {
-	s.raw("UPDATE change_counter SET position=position+1 WHERE id=1")
-	s.dialect.endExactly(s, 1)
-	s.raw("UPDATE skus SET position=(SELECT position FROM change_counter WHERE id=1) WHERE sku=")
-	s.str(sku)
-	s.dialect.endExactly(s, 1)
-	s.statement("COMMIT")
+func appendPosition(s *dialect.Script, sku string) {
+	s.Raw("UPDATE change_counter SET position=position+1 WHERE id=1")
+	s.Dialect.EndExactly(s, 1)
+	s.Raw("UPDATE skus SET position=(SELECT position FROM change_counter WHERE id=1) WHERE sku=")
+	s.Str(sku)
+	s.Dialect.EndExactly(s, 1)
+	s.Statement("COMMIT")
 }
 
 // position is that of the latest change.
@@ -42,9 +43,9 @@ func (db *DB) position(ctx context.Context) (position int64, err error) {
 		return 0, err
 	}
 	if !rows.Next() {
-		return 0, closeRows(rows, sql.ErrNoRows)
+		return 0, dialect.CloseRows(rows, sql.ErrNoRows)
 	}
-	return position, closeRows(rows, rows.Scan(&position))
+	return position, dialect.CloseRows(rows, rows.Scan(&position))
 }
 
 // changed is a SKU as a look finds it.
@@ -58,7 +59,7 @@ type changed struct {
 func (db *DB) changesAfter(ctx context.Context, position int64) ([]changed, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.times.call)
 	defer cancel()
-	rows, err := read(ctx, db.pools.control, "SELECT sku, position FROM skus"+db.dialect.byIndex("skus_position")+
+	rows, err := read(ctx, db.pools.control, "SELECT sku, position FROM skus"+db.dialect.ByIndex("skus_position")+
 		" WHERE position > ? ORDER BY position LIMIT ?", position, changesPage)
 	if err != nil {
 		return nil, err
@@ -71,7 +72,7 @@ func (db *DB) changesAfter(ctx context.Context, position int64) ([]changed, erro
 		}
 		page = append(page, c)
 	}
-	return page, closeRows(rows, err)
+	return page, dialect.CloseRows(rows, err)
 }
 
 // changeWatch is how far one gateway has followed the changes. It belongs to one

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -213,5 +214,5 @@ func (c *check) run(ctx context.Context, conn *sql.Conn, bound int) (sale.Checke
 		f.Detail = fmt.Sprintf(c.detail, figures...)
 		found.Findings = append(found.Findings, f)
 	}
-	return found, closeRows(rows, err)
+	return found, dialect.CloseRows(rows, err)
 }

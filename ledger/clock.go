@@ -127,7 +127,7 @@ func (db *DB) runClock(ctx context.Context) {
 // that it is followed when it is set. UTC, because local time is ambiguous for an hour
 // every autumn.
 func (db *DB) askTime(ctx context.Context) (int64, error) {
-	clock := db.dialect.clock()
+	clock := db.dialect.Clock()
 	if clock == "" {
 		return time.Now().UnixMicro(), nil
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -51,9 +52,9 @@ type committer struct {
 	role role
 	name string // of the lock that tells its connections from its earlier ones
 	conn *sql.Conn
-	used time.Time // when conn was last known to be good
-	step int64     // distance of neighbouring outbox ids
-	text *script   // reused from group to group
+	used time.Time       // when conn was last known to be good
+	step int64           // distance of neighbouring outbox ids
+	text *dialect.Script // reused from group to group
 	// sent is the mark of the transaction that was sent last; nil: it wrote nothing.
 	sent    *attemptMark
 	refusal error     // why run did not succeed
@@ -66,7 +67,7 @@ type committer struct {
 }
 
 func (db *DB) newCommitter(r role) *committer {
-	return &committer{db: db, role: r, name: "flashgate:" + rand.Text(), text: newScript(db.dialect)}
+	return &committer{db: db, role: r, name: "flashgate:" + rand.Text(), text: dialect.NewScript(db.dialect)}
 }
 
 // runCommitter settles groups until the queue is closed and empty.
@@ -223,9 +224,9 @@ func (c *committer) dial() error {
 	if err != nil {
 		return c.db.away(ctx, err)
 	}
-	err = c.db.dialect.settings(ctx, conn)
+	err = c.db.dialect.Settings(ctx, conn)
 	if err == nil {
-		c.step, err = c.db.dialect.fence(ctx, conn, c.name)
+		c.step, err = c.db.dialect.Fence(ctx, conn, c.name)
 	}
 	if err != nil {
 		discard(conn)
@@ -265,7 +266,7 @@ func (c *committer) committed(w *writes) {
 		return
 	}
 	for i := range w.outbox {
-		w.outbox[i].ID = c.text.firstOutboxID + int64(i)*c.step
+		w.outbox[i].ID = c.text.FirstOutboxID + int64(i)*c.step
 	}
 	if c.db.hooks.Committed != nil {
 		c.db.hooks.Committed(w.outbox)
@@ -300,29 +301,29 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 		err := attempt()
 		c.db.unlockWriter()
 		c.refusal = err
-		switch c.db.dialect.classify(err) {
-		case noFailure:
+		switch c.db.dialect.Classify(err) {
+		case dialect.NoFailure:
 			return settled
-		case violated:
+		case dialect.Violated:
 			c.undo()
 			return refused
-		case waitedOut:
+		case dialect.WaitedOut:
 			c.undo()
 			c.db.metrics.retries.WithLabelValues("held").Inc()
 			return heldUp
-		case contended:
+		case dialect.Contended:
 			c.undo()
 			c.db.metrics.retries.WithLabelValues("contended").Inc()
 			if try >= maxContended || time.Until(c.deadline) < c.db.cfg.RetryFor/2 {
 				return isolated
 			}
-		case notSent:
+		case dialect.NotSent:
 			c.drop()
 			if try >= maxContended {
 				failAll(jobs, err)
 				return gaveUp
 			}
-		case outcomeOff:
+		case dialect.OutcomeOff:
 			c.drop()
 			c.db.noteErr(err)
 			switch done, err := c.learn(); {
@@ -334,7 +335,7 @@ func (c *committer) run(jobs []*job, attempt func() error) ending {
 			case try >= maxContended || time.Now().After(c.deadline):
 				return isolated
 			}
-		case otherwise:
+		case dialect.Otherwise:
 			c.undo()
 			c.db.noteErr(err)
 			c.db.log.Error("the ledger refused a group", "error", err)
@@ -390,7 +391,7 @@ func failAll(jobs []*job, err error) {
 // announces what was committed.
 func (c *committer) execute(w *writes) error {
 	c.sent = w.append(c.text)
-	if err := c.db.dialect.exec(context.Background(), c.conn, c.text); err != nil {
+	if err := c.db.dialect.Exec(context.Background(), c.conn, c.text); err != nil {
 		return err
 	}
 	c.committed(w)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -39,7 +39,7 @@ const maxContended = 5
 func (db *DB) transact(ctx context.Context, pool *sql.DB, fn func(ctx context.Context, conn *sql.Conn) error) error {
 	for try := 1; ; try++ {
 		err := db.transactOnce(ctx, pool, fn)
-		if db.dialect.classify(err) != contended || try == maxContended {
+		if db.dialect.Classify(err) != dialect.Contended || try == maxContended {
 			return err
 		}
 		db.metrics.retries.WithLabelValues("contended").Inc()
@@ -62,7 +62,7 @@ func (db *DB) transactOnce(ctx context.Context, pool *sql.DB, fn func(ctx contex
 	}
 	// A connection that was discarded reports so again; there is nothing to do about it.
 	defer func() { _ = conn.Close() }()
-	if _, err := conn.ExecContext(ctx, db.dialect.begin()); err != nil {
+	if _, err := conn.ExecContext(ctx, db.dialect.Begin()); err != nil {
 		discard(conn)
 		return err
 	}
@@ -74,7 +74,7 @@ func (db *DB) transactOnce(ctx context.Context, pool *sql.DB, fn func(ctx contex
 	if err != nil {
 		rollback(conn)
 	}
-	if db.dialect.classify(err) == outcomeOff {
+	if db.dialect.Classify(err) == dialect.OutcomeOff {
 		return fmt.Errorf("%w: %w", sale.ErrUnknown, err)
 	}
 	return err
@@ -98,17 +98,4 @@ func (db *DB) unlockWriter() {
 	if db.writer != nil {
 		<-db.writer
 	}
-}
-
-// resultSet is what a query returns, on a connection of its own or not.
-type resultSet interface {
-	scanner
-	Next() bool
-	Err() error
-	Close() error
-}
-
-// closeRows joins what a result set has still to say to the error at hand.
-func closeRows(rows resultSet, err error) error {
-	return errors.Join(err, rows.Err(), rows.Close())
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -43,16 +44,16 @@ type buyerWork struct {
 // askForBuyerWork has the SKU's rows deleted and, where it is to have a limit, its orders
 // counted anew, whatever was being done before.
 func (db *DB) askForBuyerWork(ctx context.Context, conn *sql.Conn, sku *sale.SKU) error {
-	s := newScript(db.dialect)
-	s.raw("INSERT INTO buyer_work (sku,version,cleared,counted_id,steps) VALUES ")
-	s.row(0, sku.Name, sku.Version, 0, make([]byte, len(sale.OrderID{})), 0)
-	s.raw(db.dialect.onConflict("sku"))
+	s := dialect.NewScript(db.dialect)
+	s.Raw("INSERT INTO buyer_work (sku,version,cleared,counted_id,steps) VALUES ")
+	s.Row(0, sku.Name, sku.Version, 0, make([]byte, len(sale.OrderID{})), 0)
+	s.Raw(db.dialect.OnConflict("sku"))
 	for i, column := range []string{"version", "cleared", "counted_id"} {
-		s.comma(i)
-		s.raw(column + "=" + db.dialect.inserted(column))
+		s.Comma(i)
+		s.Raw(column + "=" + db.dialect.Inserted(column))
 	}
-	s.end()
-	return db.dialect.exec(ctx, conn, s)
+	s.End()
+	return db.dialect.Exec(ctx, conn, s)
 }
 
 // errNotCounted refuses to put a limit in force whose counting was begun anew.
@@ -133,8 +134,8 @@ func (db *DB) countStep(ctx context.Context, sku string) error {
 			return nil // refused because another gateway took the step
 		}
 		before = w
-		s := newScript(db.dialect)
-		s.statement(db.dialect.begin())
+		s := dialect.NewScript(db.dialect)
+		s.Statement(db.dialect.Begin())
 		switch {
 		case !w.cleared:
 			err = db.appendClear(ctx, on.conn, s, w)
@@ -149,9 +150,9 @@ func (db *DB) countStep(ctx context.Context, sku string) error {
 		if err != nil {
 			return err
 		}
-		s.statement("COMMIT")
+		s.Statement("COMMIT")
 		on.sent = true
-		return db.dialect.exec(ctx, on.conn, s)
+		return db.dialect.Exec(ctx, on.conn, s)
 	})
 	if err != nil || counted == nil {
 		return err
@@ -180,20 +181,20 @@ func readBuyerWork(ctx context.Context, conn *sql.Conn, sku string) (*buyerWork,
 }
 
 // appendStep locks the work, which must stand as it was read, and sets what comes behind.
-func (w *buyerWork) appendStep(s *script, set string) {
-	s.raw("UPDATE buyer_work SET steps=steps+1" + set + " WHERE sku=")
-	s.str(w.sku)
-	s.raw(" AND version=")
-	s.int(w.version)
-	s.raw(map[bool]string{true: " AND cleared=1", false: " AND cleared=0"}[w.cleared])
-	s.raw(" AND counted_id=")
-	s.bytes(w.counted[:])
-	s.dialect.endExactly(s, 1)
+func (w *buyerWork) appendStep(s *dialect.Script, set string) {
+	s.Raw("UPDATE buyer_work SET steps=steps+1" + set + " WHERE sku=")
+	s.Str(w.sku)
+	s.Raw(" AND version=")
+	s.Int(w.version)
+	s.Raw(map[bool]string{true: " AND cleared=1", false: " AND cleared=0"}[w.cleared])
+	s.Raw(" AND counted_id=")
+	s.Bytes(w.counted[:])
+	s.Dialect.EndExactly(s, 1)
 }
 
 // appendClear deletes some rows of former limits. Where there are none left, the SKU is
 // ready to be counted, or, without a limit, done.
-func (db *DB) appendClear(ctx context.Context, conn *sql.Conn, s *script, w *buyerWork) error {
+func (db *DB) appendClear(ctx context.Context, conn *sql.Conn, s *dialect.Script, w *buyerWork) error {
 	users, err := db.someBuyers(ctx, conn, w.sku)
 	switch {
 	case err != nil:
@@ -209,34 +210,34 @@ func (db *DB) appendClear(ctx context.Context, conn *sql.Conn, s *script, w *buy
 }
 
 // appendDone ends the work on a SKU without a limit.
-func (w *buyerWork) appendDone(s *script) {
+func (w *buyerWork) appendDone(s *dialect.Script) {
 	w.appendStep(s, "")
-	s.raw("DELETE FROM buyer_work WHERE sku=")
-	s.str(w.sku)
-	s.end()
+	s.Raw("DELETE FROM buyer_work WHERE sku=")
+	s.Str(w.sku)
+	s.End()
 }
 
 // appendCount counts the next orders. They are read behind the lock of the work, which
 // whatever changes them holds to its end: so they are counted as they are, or are changed
 // by somebody who finds them counted.
-func (db *DB) appendCount(ctx context.Context, conn *sql.Conn, s *script, w *buyerWork) error {
+func (db *DB) appendCount(ctx context.Context, conn *sql.Conn, s *dialect.Script, w *buyerWork) error {
 	last, err := db.chunkEnd(ctx, conn, w)
 	if err != nil {
 		return err
 	}
-	set := newScript(db.dialect)
-	set.raw(",counted_id=")
-	set.bytes(last[:])
-	w.appendStep(s, string(set.text))
+	set := dialect.NewScript(db.dialect)
+	set.Raw(",counted_id=")
+	set.Bytes(last[:])
+	w.appendStep(s, string(set.Text))
 	limit := fmt.Sprint(w.limit)
-	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT sku,user_id,SUM(quantity),CASE WHEN SUM(quantity)>" + limit +
+	s.Raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT sku,user_id,SUM(quantity),CASE WHEN SUM(quantity)>" + limit +
 		" THEN SUM(quantity) ELSE " + limit + " END")
-	s.raw(db.ordersOf(w.sku))
-	s.raw(" AND order_id>")
-	s.bytes(w.counted[:])
-	s.raw(" AND order_id<=")
-	s.bytes(last[:])
-	s.raw(" AND status IN " + live + " GROUP BY sku,user_id")
+	s.Raw(db.ordersOf(w.sku))
+	s.Raw(" AND order_id>")
+	s.Bytes(w.counted[:])
+	s.Raw(" AND order_id<=")
+	s.Bytes(last[:])
+	s.Raw(" AND status IN " + live + " GROUP BY sku,user_id")
 	appendAddedUnits(s)
 	return nil
 }
@@ -257,40 +258,40 @@ func (db *DB) chunkEnd(ctx context.Context, conn *sql.Conn, w *buyerWork) (last 
 
 // appendAddedUnits ends an INSERT into buyers whose units are added to those that are
 // there. Who comes to hold more than the limit keeps it.
-func appendAddedUnits(s *script) {
-	units, limit := s.dialect.inserted("units"), s.dialect.inserted("unit_limit")
-	s.raw(s.dialect.onConflict("sku,user_id"))
-	s.raw("unit_limit=CASE WHEN buyers.units+" + units + ">" + limit + " THEN buyers.units+" + units + " ELSE " + limit + " END,units=buyers.units+" + units)
-	s.end()
+func appendAddedUnits(s *dialect.Script) {
+	units, limit := s.Dialect.Inserted("units"), s.Dialect.Inserted("unit_limit")
+	s.Raw(s.Dialect.OnConflict("sku,user_id"))
+	s.Raw("unit_limit=CASE WHEN buyers.units+" + units + ">" + limit + " THEN buyers.units+" + units + " ELSE " + limit + " END,units=buyers.units+" + units)
+	s.End()
 }
 
-func (c *countedUnits) append(s *script) {
+func (c *countedUnits) append(s *dialect.Script) {
 	if c.units < 0 {
-		s.raw("UPDATE buyers" + s.dialect.byPrimaryKey() + " SET units=units-")
-		s.int(-c.units)
-		s.raw(" WHERE sku=")
-		s.str(c.sku)
-		s.raw(" AND user_id=")
-		s.str(c.user)
-		s.raw(" AND EXISTS (SELECT 1")
+		s.Raw("UPDATE buyers" + s.Dialect.ByPrimaryKey() + " SET units=units-")
+		s.Int(-c.units)
+		s.Raw(" WHERE sku=")
+		s.Str(c.sku)
+		s.Raw(" AND user_id=")
+		s.Str(c.user)
+		s.Raw(" AND EXISTS (SELECT 1")
 		c.fromWork(s)
-		s.raw(")")
-		s.end()
+		s.Raw(")")
+		s.End()
 		return
 	}
-	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT ")
-	s.str(c.sku)
-	s.raw(",")
-	s.str(c.user)
-	s.raw(fmt.Sprintf(",%d,%d", c.units, max(c.units, c.limit)))
+	s.Raw("INSERT INTO buyers (sku,user_id,units,unit_limit) SELECT ")
+	s.Str(c.sku)
+	s.Raw(",")
+	s.Str(c.user)
+	s.Raw(fmt.Sprintf(",%d,%d", c.units, max(c.units, c.limit)))
 	c.fromWork(s)
 	appendAddedUnits(s)
 }
 
 // fromWork ends a SELECT that finds a row where the order has been counted.
-func (c *countedUnits) fromWork(s *script) {
-	s.raw(" FROM buyer_work WHERE sku=")
-	s.str(c.sku)
-	s.raw(" AND counted_id>=")
-	s.bytes(c.order[:])
+func (c *countedUnits) fromWork(s *dialect.Script) {
+	s.Raw(" FROM buyer_work WHERE sku=")
+	s.Str(c.sku)
+	s.Raw(" AND counted_id>=")
+	s.Bytes(c.order[:])
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -89,7 +90,7 @@ type DB struct {
 	buyersChunk int
 	log         *slog.Logger
 	hooks       Hooks
-	dialect     dialect
+	dialect     dialect.Dialect
 	pools       pools
 	metrics     *metrics
 
@@ -114,16 +115,16 @@ func New(cfg Config) (*DB, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	d, err := dialectOf(cfg.Driver)
+	d, err := dialect.Of(cfg.Driver)
 	if err != nil {
 		return nil, err
 	}
 	// SQLite has one writer: a second committer would only poll for the lock.
-	if d.singleWriter() {
+	if d.SingleWriter() {
 		cfg.Committers = 1
 	}
 	commits := cfg.Committers
-	if !d.singleWriter() {
+	if !d.SingleWriter() {
 		commits += quarantineCommitters
 	}
 	pools, err := openPools(d, cfg.DSN, commits)
@@ -134,7 +135,7 @@ func New(cfg Config) (*DB, error) {
 		cfg: cfg, buyersChunk: buyersChunk, times: times{callTimeout, connectTimeout, connLifetime, maxOutboxAge, lookPeriod},
 		log: cfg.Logger, dialect: d, pools: pools, clock: newClock(), catalog: newCatalog(cfg.CatalogSize),
 	}
-	if d.singleWriter() {
+	if d.SingleWriter() {
 		db.writer = make(chan struct{}, 1)
 	}
 	db.queue.init(cfg.MaxGroup, cfg.Committers)
@@ -165,7 +166,7 @@ func (db *DB) Run(ctx context.Context) error {
 		wg.Go(db.runCommitter)
 	}
 	// Where there is one writer, everybody waits for the database and nobody for a row.
-	if !db.dialect.singleWriter() {
+	if !db.dialect.SingleWriter() {
 		wg.Go(db.runFreed)
 		wg.Go(db.runPatient)
 	}
@@ -193,7 +194,7 @@ func (db *DB) connect(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to stop before the database answered
 		}
-		var broken *proofError
+		var broken *dialect.ProofError
 		if errors.As(err, &broken) {
 			return err
 		}
@@ -239,7 +240,7 @@ func (db *DB) away(ctx context.Context, err error) error {
 	if errors.Is(err, sale.ErrOverloaded) {
 		return err
 	}
-	if db.dialect.classify(err) == waitedOut {
+	if db.dialect.Classify(err) == dialect.WaitedOut {
 		return fmt.Errorf("%w: %w", errHeld, err)
 	}
 	if ctx.Err() != nil {

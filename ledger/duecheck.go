@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"slices"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -72,7 +73,7 @@ func (c scope) readReserved(ctx context.Context, conn *sql.Conn, after sale.Orde
 		copy(o.id[:], id)
 		batch = append(batch, o)
 	}
-	return batch, closeRows(rows, err)
+	return batch, dialect.CloseRows(rows, err)
 }
 
 // strikeListed marks the orders of the sorted batch that the due list has.
@@ -92,7 +93,7 @@ func strikeListed(ctx context.Context, conn *sql.Conn, batch []dueOrder) error {
 			}
 		}
 	}
-	return closeRows(rows, err)
+	return dialect.CloseRows(rows, err)
 }
 
 func findDue(batch []dueOrder, id sale.OrderID) (int, bool) {

@@ -86,7 +86,7 @@ func (e *erasure) search(ctx context.Context, table string) error {
 func (e *erasure) look(ctx context.Context, conn *sql.Conn, table string, from sale.OrderID) (skus []string, next sale.OrderID, more bool, err error) {
 	next, more = allCounted, true
 	var end []byte
-	err = conn.QueryRowContext(ctx, "SELECT order_id FROM "+table+e.db.dialect.byPrimaryKey()+" WHERE order_id >= ? ORDER BY order_id LIMIT 1 OFFSET ?",
+	err = conn.QueryRowContext(ctx, "SELECT order_id FROM "+table+e.db.dialect.ByPrimaryKey()+" WHERE order_id >= ? ORDER BY order_id LIMIT 1 OFFSET ?",
 		from[:], erasePage).Scan(&end)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -96,7 +96,7 @@ func (e *erasure) look(ctx context.Context, conn *sql.Conn, table string, from s
 	default:
 		next = sale.OrderID(end)
 	}
-	rows, err := conn.QueryContext(ctx, "SELECT DISTINCT sku FROM "+table+e.db.dialect.byPrimaryKey()+" WHERE order_id >= ? AND order_id <= ? AND user_id = ?",
+	rows, err := conn.QueryContext(ctx, "SELECT DISTINCT sku FROM "+table+e.db.dialect.ByPrimaryKey()+" WHERE order_id >= ? AND order_id <= ? AND user_id = ?",
 		from[:], next[:], e.user)
 	if err != nil {
 		return nil, from, true, err
@@ -146,7 +146,7 @@ func (e *erasure) handle(ctx context.Context, table, sku string) error {
 // mustStay locks the user's orders of the SKU and says why they cannot be erased yet.
 func (e *erasure) mustStay(ctx context.Context, conn *sql.Conn, sku string) (why string, err error) {
 	of := e.db.ordersOf(sku)
-	rows, err := conn.QueryContext(ctx, "SELECT status"+of+" AND user_id = ? ORDER BY order_id"+e.db.dialect.forUpdate(), e.user)
+	rows, err := conn.QueryContext(ctx, "SELECT status"+of+" AND user_id = ? ORDER BY order_id"+e.db.dialect.ForUpdate(), e.user)
 	if err != nil {
 		return "", err
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -87,7 +88,7 @@ func (db *DB) stockState(ctx context.Context, sku string) (st stockState, exhaus
 		st.total, st.reserved, st.sold, st.raises = st.total+s.Total, st.reserved+s.Reserved, st.sold+s.Sold, st.raises+raises
 		exhausted = exhausted && s.Available() < 1
 	}
-	if err := closeRows(rows, err); err != nil {
+	if err := dialect.CloseRows(rows, err); err != nil {
 		return st, false, db.away(ctx, err)
 	}
 	db.noteErr(nil)

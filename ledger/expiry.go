@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -110,7 +111,7 @@ func (db *DB) readDue(ctx context.Context, after dueKey, now int64) ([]dueRow, e
 		}
 		page = append(page, r)
 	}
-	return page, closeRows(rows, err)
+	return page, dialect.CloseRows(rows, err)
 }
 
 func scanDue(r scanner) (dueRow, error) {

@@ -126,7 +126,7 @@ func TestExpiryUnderAnotherLease(t *testing.T) {
 		// The lease changes hands after the leader has looked at it, and before its
 		// transaction: the guard waits for the new holder's commit and sees it.
 		other := b.session()
-		other.exec(db.dialect.begin(), "UPDATE job_leases SET token = token + 1 WHERE name = '"+ExpireJob+"'")
+		other.exec(db.dialect.Begin(), "UPDATE job_leases SET token = token + 1 WHERE name = '"+ExpireJob+"'")
 		done := make(chan error, 1)
 		go func() {
 			_, err := db.expireDue(t.Context(), token, 10, db.Now())

@@ -138,13 +138,13 @@ func TestFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer discard(fresh)
-	d := mysqlDialect{}
+	d := db.dialect
 	for conn, name := range map[*sql.Conn]string{old: "a", other: "b"} {
-		if _, err := d.fence(t.Context(), conn, name); err != nil {
+		if _, err := d.Fence(t.Context(), conn, name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if step, err := d.fence(t.Context(), fresh, "a"); err != nil || step != 1 {
+	if step, err := d.Fence(t.Context(), fresh, "a"); err != nil || step != 1 {
 		t.Fatal(step, err)
 	}
 	if _, err := old.ExecContext(t.Context(), "COMMIT"); err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -93,15 +94,15 @@ func (db *DB) findHeld(ctx context.Context, conn *sql.Conn, wants []wanted) (map
 // look finds the rows that are locked: a read that skips those is compared with a plain
 // one. It waits for no row, and holds what it locks for no longer than it reads.
 func (db *DB) look(ctx context.Context, conn *sql.Conn, wants []wanted) (sight, error) {
-	s := newScript(db.dialect)
+	s := dialect.NewScript(db.dialect)
 	free := make(map[lockedRow]bool)
 	locked := make(sight)
 	var readers []func(*sql.Rows) error
-	for _, tail := range []string{db.dialect.skipLocked(), ""} {
-		for table, appendLook := range []func(*script, []wanted){stockTable: appendStockLook, ordersTable: appendOrdersLook, buyersTable: appendBuyersLook} {
+	for _, tail := range []string{db.dialect.SkipLocked(), ""} {
+		for table, appendLook := range []func(*dialect.Script, []wanted){stockTable: appendStockLook, ordersTable: appendOrdersLook, buyersTable: appendBuyersLook} {
 			appendLook(s, wants)
-			s.raw(tail)
-			s.endWith(selects, 0)
+			s.Raw(tail)
+			s.EndWith(dialect.Selects, 0)
 			readers = append(readers, func(r *sql.Rows) error {
 				row := lockedRow{table: table}
 				var st stockState
@@ -116,41 +117,41 @@ func (db *DB) look(ctx context.Context, conn *sql.Conn, wants []wanted) (sight, 
 			})
 		}
 	}
-	return locked, db.dialect.query(ctx, conn, s, readers...)
+	return locked, db.dialect.Query(ctx, conn, s, readers...)
 }
 
-func appendStockLook(s *script, wants []wanted) {
-	s.raw("SELECT sku, segment, total, reserved, sold, raises FROM stock" + s.dialect.byPrimaryKey() + " WHERE sku IN (")
+func appendStockLook(s *dialect.Script, wants []wanted) {
+	s.Raw("SELECT sku, segment, total, reserved, sold, raises FROM stock" + s.Dialect.ByPrimaryKey() + " WHERE sku IN (")
 	for i := range wants {
-		s.comma(i)
-		s.str(wants[i].sku)
+		s.Comma(i)
+		s.Str(wants[i].sku)
 	}
-	s.raw(") ORDER BY sku, segment")
+	s.Raw(") ORDER BY sku, segment")
 }
 
-func appendOrdersLook(s *script, wants []wanted) {
-	s.raw("SELECT sku, order_id, 0, 0, 0, 0 FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id IN (''")
+func appendOrdersLook(s *dialect.Script, wants []wanted) {
+	s.Raw("SELECT sku, order_id, 0, 0, 0, 0 FROM orders" + s.Dialect.ByPrimaryKey() + " WHERE order_id IN (''")
 	for i := range wants {
 		if len(wants[i].orders) > 0 {
-			s.raw(",")
-			s.ids(wants[i].orders)
+			s.Raw(",")
+			s.IDs(wants[i].orders)
 		}
 	}
-	s.raw(") ORDER BY order_id")
+	s.Raw(") ORDER BY order_id")
 }
 
-func appendBuyersLook(s *script, wants []wanted) {
-	s.raw("SELECT sku, user_id, 0, 0, 0, 0 FROM buyers" + s.dialect.byPrimaryKey() + " WHERE sku=''")
+func appendBuyersLook(s *dialect.Script, wants []wanted) {
+	s.Raw("SELECT sku, user_id, 0, 0, 0, 0 FROM buyers" + s.Dialect.ByPrimaryKey() + " WHERE sku=''")
 	for i := range wants {
 		if len(wants[i].users) > 0 {
-			s.raw(" OR (sku=")
-			s.str(wants[i].sku)
-			s.raw(" AND user_id IN (")
-			s.strs(wants[i].users)
-			s.raw("))")
+			s.Raw(" OR (sku=")
+			s.Str(wants[i].sku)
+			s.Raw(" AND user_id IN (")
+			s.Strs(wants[i].users)
+			s.Raw("))")
 		}
 	}
-	s.raw(" ORDER BY sku, user_id")
+	s.Raw(" ORDER BY sku, user_id")
 }
 
 // heldError is errHeld of the SKU, with what else there is to say.

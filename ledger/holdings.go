@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -49,13 +50,13 @@ func (s Source) Stocks(ctx context.Context, skus []string) (map[string]map[int]s
 		return nil, s.notReady()
 	}
 	stocks := make(map[string]map[int]sale.Stock, len(skus))
-	text := newScript(s.dialect)
+	text := dialect.NewScript(s.dialect)
 	appendStocks(text, skus)
 	conn, err := connOf(ctx, s.pools.control)
 	if err != nil {
 		return nil, s.away(ctx, err)
 	}
-	err = s.dialect.query(ctx, conn, text, func(r *sql.Rows) error { return scanStockOf(r, stocks) })
+	err = s.dialect.Query(ctx, conn, text, func(r *sql.Rows) error { return scanStockOf(r, stocks) })
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return nil, s.away(ctx, err)
 	}
@@ -63,11 +64,11 @@ func (s Source) Stocks(ctx context.Context, skus []string) (map[string]map[int]s
 	return stocks, nil
 }
 
-func appendStocks(s *script, skus []string) {
-	s.raw("SELECT sku, segment, total, reserved, sold FROM stock WHERE sku IN (")
-	s.strs(skus)
-	s.raw(")")
-	s.endWith(selects, 0)
+func appendStocks(s *dialect.Script, skus []string) {
+	s.Raw("SELECT sku, segment, total, reserved, sold FROM stock WHERE sku IN (")
+	s.Strs(skus)
+	s.Raw(")")
+	s.EndWith(dialect.Selects, 0)
 }
 
 func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
@@ -85,15 +86,15 @@ func scanStockOf(r *sql.Rows, stocks map[string]map[int]sale.Stock) error {
 }
 
 func (s Source) readHoldings(ctx context.Context, skus []string, most int, held map[string]*sale.Holdings) error {
-	text := newScript(s.dialect)
+	text := dialect.NewScript(s.dialect)
 	copied := s.copied()
 	appendSomeOfEach(text, "sku, order_id, segment, status NOT IN "+live, skus, most+1, func(sku string) {
-		text.raw(s.ordersOf(sku))
-		text.raw(copied)
+		text.Raw(s.ordersOf(sku))
+		text.Raw(copied)
 	})
 	appendSomeOfEach(text, "sku, user_id, units", skus, most+1, func(sku string) {
-		text.raw(" FROM buyers WHERE units > 0 AND sku = ")
-		text.str(sku)
+		text.Raw(" FROM buyers WHERE units > 0 AND sku = ")
+		text.Str(sku)
 	})
 	appendStocks(text, skus)
 	stocks := make(map[string]map[int]sale.Stock, len(skus))
@@ -101,7 +102,7 @@ func (s Source) readHoldings(ctx context.Context, skus []string, most int, held 
 	if err != nil {
 		return err
 	}
-	err = s.dialect.query(ctx, conn, text,
+	err = s.dialect.Query(ctx, conn, text,
 		func(r *sql.Rows) error { return scanHeldOrder(r, held) },
 		func(r *sql.Rows) error { return scanHeldUnits(r, held) },
 		func(r *sql.Rows) error { return scanStockOf(r, stocks) })
@@ -113,19 +114,19 @@ func (s Source) readHoldings(ctx context.Context, skus []string, most int, held 
 
 // appendSomeOfEach appends a statement that reads columns of up to limit rows of each SKU, of
 // which from says where they stand.
-func appendSomeOfEach(s *script, columns string, skus []string, limit int, from func(sku string)) {
+func appendSomeOfEach(s *dialect.Script, columns string, skus []string, limit int, from func(sku string)) {
 	for i, name := range skus {
 		if i > 0 {
-			s.raw(" UNION ALL ")
+			s.Raw(" UNION ALL ")
 		}
-		s.raw("SELECT * FROM (SELECT " + columns)
+		s.Raw("SELECT * FROM (SELECT " + columns)
 		from(name)
-		s.raw(" LIMIT ")
-		s.int(int64(limit))
-		s.raw(") AS t")
-		s.int(int64(i))
+		s.Raw(" LIMIT ")
+		s.Int(int64(limit))
+		s.Raw(") AS t")
+		s.Int(int64(i))
 	}
-	s.endWith(selects, 0)
+	s.EndWith(dialect.Selects, 0)
 }
 
 func scanHeldOrder(r *sql.Rows, held map[string]*sale.Holdings) error {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"flashgate/ledger/dialect"
 )
 
 // What happens to an order after its reservation is written optimistically: plain
@@ -65,25 +67,25 @@ func (db *DB) insist(ctx context.Context, pool *sql.DB, on terms, attempt func(c
 	for wait := time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		t.conn, t.sent = nil, false
 		err := db.attemptOnce(ctx, pool, on.sku, attempt, t)
-		switch db.dialect.classify(err) {
-		case noFailure:
+		switch db.dialect.Classify(err) {
+		case dialect.NoFailure:
 			db.noteErr(nil)
 			return nil
-		case violated:
+		case dialect.Violated:
 			if t.refused++; t.refused == on.refused {
 				return db.away(ctx, fmt.Errorf("%w: %w", errRefused, err))
 			}
-		case contended:
+		case dialect.Contended:
 			db.metrics.retries.WithLabelValues("contended").Inc()
-		case waitedOut:
+		case dialect.WaitedOut:
 			db.metrics.retries.WithLabelValues("held").Inc()
 			if t.waited++; !t.unsure && (t.waited == on.waited || time.Since(start) > db.cfg.RetryFor || ctx.Err() != nil) {
 				return fmt.Errorf("%w: %w", errHeld, err)
 			}
-		case outcomeOff:
+		case dialect.OutcomeOff:
 			t.unsure = t.unsure || t.sent
 			db.metrics.retries.WithLabelValues("unknown").Inc()
-		case notSent:
+		case dialect.NotSent:
 		default:
 			return db.away(ctx, err)
 		}
@@ -116,7 +118,7 @@ func (db *DB) attemptOnce(ctx context.Context, pool *sql.DB, sku skuKey, attempt
 	if err != nil {
 		return err
 	}
-	defer func() { leave(db.dialect.classify(err)) }()
+	defer func() { leave(db.dialect.Classify(err)) }()
 	t.conn, err = connOf(ctx, pool)
 	if err != nil {
 		return err
@@ -124,9 +126,9 @@ func (db *DB) attemptOnce(ctx context.Context, pool *sql.DB, sku skuKey, attempt
 	// A connection that was discarded reports so again; there is nothing to do about it.
 	defer func() { _ = t.conn.Close() }()
 	err = attempt(context.WithoutCancel(ctx), t)
-	switch db.dialect.classify(err) {
-	case noFailure:
-	case outcomeOff, notSent:
+	switch db.dialect.Classify(err) {
+	case dialect.NoFailure:
+	case dialect.OutcomeOff, dialect.NotSent:
 		discard(t.conn)
 	default:
 		rollback(t.conn)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -28,7 +29,7 @@ func (db *DB) Installation() string {
 func (db *DB) identify(ctx context.Context) error {
 	id, err := db.readInstallation(ctx)
 	if errors.Is(err, sql.ErrNoRows) {
-		if err = db.mint(ctx, rand.Text()[:installationLen]); err == nil || db.dialect.classify(err) == violated {
+		if err = db.mint(ctx, rand.Text()[:installationLen]); err == nil || db.dialect.Classify(err) == dialect.Violated {
 			id, err = db.readInstallation(ctx)
 		}
 	}
@@ -51,7 +52,7 @@ func (db *DB) readInstallation(ctx context.Context) (id string, err error) {
 		}
 		found = true
 	}
-	if err = closeRows(rows, err); err == nil && !found {
+	if err = dialect.CloseRows(rows, err); err == nil && !found {
 		err = sql.ErrNoRows
 	}
 	return id, err

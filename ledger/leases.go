@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -57,7 +58,7 @@ func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 		return row.token, false, nil
 	}
 	err = l.db.transact(ctx, l.db.pools.leases, func(ctx context.Context, conn *sql.Conn) error {
-		row, err := readLease(ctx, conn, name, l.db.dialect.forUpdate())
+		row, err := readLease(ctx, conn, name, l.db.dialect.ForUpdate())
 		if err != nil {
 			return err
 		}
@@ -72,7 +73,7 @@ func (l Leases) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 		return writeLease(ctx, conn, name, row.token, lease{holder, token, now + ttl.Milliseconds()})
 	})
 	switch {
-	case l.db.dialect.classify(err) == violated:
+	case l.db.dialect.Classify(err) == dialect.Violated:
 		// Another gateway has inserted the first row of this name.
 		return 0, false, nil
 	case err != nil:

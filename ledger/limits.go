@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -83,21 +84,21 @@ func (db *DB) deleteBuyers(ctx context.Context, conn *sql.Conn, sku string) erro
 		if err != nil || len(users) == 0 {
 			return err
 		}
-		s := newScript(db.dialect)
+		s := dialect.NewScript(db.dialect)
 		appendDeleteBuyers(s, sku, users)
-		if err := db.dialect.exec(ctx, conn, s); err != nil {
+		if err := db.dialect.Exec(ctx, conn, s); err != nil {
 			return err
 		}
 	}
 }
 
-func appendDeleteBuyers(s *script, sku string, users []string) {
-	s.raw("DELETE FROM buyers WHERE sku = ")
-	s.str(sku)
-	s.raw(" AND user_id IN (")
-	s.strs(users)
-	s.raw(")")
-	s.end()
+func appendDeleteBuyers(s *dialect.Script, sku string, users []string) {
+	s.Raw("DELETE FROM buyers WHERE sku = ")
+	s.Str(sku)
+	s.Raw(" AND user_id IN (")
+	s.Strs(users)
+	s.Raw(")")
+	s.End()
 }
 
 func (db *DB) someBuyers(ctx context.Context, conn *sql.Conn, sku string) ([]string, error) {
@@ -124,7 +125,7 @@ func (db *DB) liveUnits(ctx context.Context, conn *sql.Conn, sku string) (map[st
 		}
 		units[user] += n
 	}
-	return units, closeRows(rows, err)
+	return units, dialect.CloseRows(rows, err)
 }
 
 // insertBuyers writes what every buyer holds. Who holds more than the limit keeps it,
@@ -135,9 +136,9 @@ func (db *DB) insertBuyers(ctx context.Context, conn *sql.Conn, sku *sale.SKU, u
 		buyers = append(buyers, buyerUnits{sku.Name, user, units[user], max(sku.PerUserLimit, units[user])})
 	}
 	for chunk := range slices.Chunk(buyers, buyersChunk) {
-		s := newScript(db.dialect)
+		s := dialect.NewScript(db.dialect)
 		appendUpsertBuyers(s, chunk, "")
-		if _, err := conn.ExecContext(ctx, string(s.text)); err != nil {
+		if _, err := conn.ExecContext(ctx, string(s.Text)); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -94,7 +95,7 @@ func (c *committer) decideLocked(jobs []*job) (*lockedGroup, error) {
 			c.collect(&w, j, k[i], &l.rulings[i])
 		}
 		w.sort()
-		c.text.reset()
+		c.text.Reset()
 		return l, c.execute(&w)
 	}
 }
@@ -117,7 +118,7 @@ func (c *committer) collect(w *writes, j *job, k *knowledge, r *ruling) {
 	}
 	for _, s := range r.stock {
 		if s.changed {
-			w.locked = append(w.locked, lockedStock{j.sku.Name, s})
+			w.locked = append(w.locked, dialect.LockedStock{SKU: j.sku.Name, Segment: s.segment, Stock: s.Stock})
 		}
 	}
 	w.outbox = c.db.appendEvents(w.outbox, j.sku.Name, orders, j.at)
@@ -130,22 +131,22 @@ func (c *committer) collect(w *writes, j *job, k *knowledge, r *ruling) {
 // behind those locks in time.
 func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 	s := c.text
-	s.reset()
-	s.statement(c.db.dialect.begin())
-	appendOrdersRead(s, jobs, c.db.dialect.forUpdate())
-	appendBuyersRead(s, jobs, c.db.dialect.forUpdate())
-	appendStockRead(s, jobs, c.db.dialect.forUpdate())
+	s.Reset()
+	s.Statement(c.db.dialect.Begin())
+	appendOrdersRead(s, jobs, c.db.dialect.ForUpdate())
+	appendBuyersRead(s, jobs, c.db.dialect.ForUpdate())
+	appendStockRead(s, jobs, c.db.dialect.ForUpdate())
 	appendSKUsRead(s, jobs)
 	now := c.db.Now()
-	if clock := c.db.dialect.clock(); clock != "" {
-		s.raw(clock)
-		s.endWith(selects, 0)
+	if clock := c.db.dialect.Clock(); clock != "" {
+		s.Raw(clock)
+		s.EndWith(dialect.Selects, 0)
 	}
 
 	k := newKnowledge(jobs)
 	index := indexJobs(jobs)
 	found := make(map[sale.OrderID]sale.Order)
-	err := c.db.dialect.query(context.Background(), c.conn, s,
+	err := c.db.dialect.Query(context.Background(), c.conn, s,
 		func(r *sql.Rows) error {
 			o, err := scanOrder(r)
 			found[o.ID] = o

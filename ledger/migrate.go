@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"time"
 
+	"flashgate/ledger/dialect"
+
 	"github.com/pressly/goose/v3"
 )
 
@@ -21,11 +23,11 @@ const schemaVersion = 8
 // Migrate brings the database's schema up to this program's. Several may run at once:
 // one migrates, the others wait. It is safe to repeat.
 func Migrate(ctx context.Context, cfg Config) (err error) {
-	d, err := dialectOf(cfg.Driver)
+	d, err := dialect.Of(cfg.Driver)
 	if err != nil {
 		return err
 	}
-	pool, err := d.openForMigration(cfg.DSN)
+	pool, err := d.OpenForMigration(cfg.DSN)
 	if err != nil {
 		return fmt.Errorf("ledger.dsn: %w", err)
 	}
@@ -54,13 +56,13 @@ func Migrate(ctx context.Context, cfg Config) (err error) {
 }
 
 // migrationsOf are those of the dialect, to be run on the database.
-func migrationsOf(d dialect, pool *sql.DB) (*goose.Provider, error) {
-	files, err := fs.Sub(migrations, "migrations/"+d.name())
+func migrationsOf(d dialect.Dialect, pool *sql.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations/"+d.Name())
 	if err != nil {
 		return nil, err
 	}
 	kind := goose.DialectMySQL
-	if d.name() == "sqlite" {
+	if d.Name() == "sqlite" {
 		kind = goose.DialectSQLite3
 	}
 	return goose.NewProvider(kind, pool, files, goose.WithLogger(goose.NopLogger()))
@@ -97,8 +99,8 @@ func checkOrderIDs(ctx context.Context, conn *sql.Conn) error {
 
 // lockMigration makes concurrent migrations take turns. The lock belongs to the
 // connection and goes with it. SQLite's own lock suffices there.
-func lockMigration(ctx context.Context, d dialect, conn *sql.Conn) error {
-	if d.name() == "sqlite" {
+func lockMigration(ctx context.Context, d dialect.Dialect, conn *sql.Conn) error {
+	if d.Name() == "sqlite" {
 		return nil
 	}
 	var got sql.NullInt64
@@ -120,7 +122,7 @@ func checkMigrated(ctx context.Context, conn *sql.Conn) error {
 		return err
 	}
 	if version < schemaVersion {
-		return &proofError{fmt.Sprintf("its schema is version %d, this program needs %d: run flashgate migrate", version, schemaVersion)}
+		return &dialect.ProofError{What: fmt.Sprintf("its schema is version %d, this program needs %d: run flashgate migrate", version, schemaVersion)}
 	}
 	return nil
 }
@@ -131,7 +133,7 @@ func versionOf(ctx context.Context, db interface {
 }) (int64, error) {
 	var version sql.NullInt64
 	err := db.QueryRowContext(ctx, "SELECT MAX(version_id) FROM goose_db_version").Scan(&version)
-	if isMissingTable(err) {
+	if dialect.IsMissingTable(err) {
 		return 0, nil
 	}
 	return version.Int64, err

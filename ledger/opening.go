@@ -14,7 +14,7 @@ func (db *DB) Opening(ctx context.Context, from, to int64, limit int) ([]string,
 	if !db.Ready() {
 		return nil, db.notReady()
 	}
-	rows, err := read(ctx, db.pools.control, "SELECT sku FROM skus"+db.dialect.byIndex("skus_opens_at")+
+	rows, err := read(ctx, db.pools.control, "SELECT sku FROM skus"+db.dialect.ByIndex("skus_opens_at")+
 		" WHERE opens_at > ? AND opens_at <= ? AND state = ? AND counting = 0 AND heat <> ? ORDER BY opens_at LIMIT ?",
 		from, to, sale.StateOpen.String(), sale.HeatCold.String(), limit)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -87,7 +88,7 @@ func (db *DB) ListSKUs(ctx context.Context, after string, limit int) ([]sale.Lis
 		}
 		list = append(list, sale.Listing{SKU: *sku, Stock: sum})
 	}
-	if err := closeRows(rows, err); err != nil {
+	if err := dialect.CloseRows(rows, err); err != nil {
 		return nil, db.away(ctx, err)
 	}
 	db.noteErr(nil)
@@ -152,7 +153,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 		if on.unsure {
 			c.unsure, c.made = true, c.made || c.created
 		}
-		if _, err := on.conn.ExecContext(ctx, db.dialect.begin()); err != nil {
+		if _, err := on.conn.ExecContext(ctx, db.dialect.Begin()); err != nil {
 			return err
 		}
 		on.sent = true
@@ -251,12 +252,12 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 }
 
 func (db *DB) lockSKU(ctx context.Context, conn *sql.Conn, name string) (*sale.SKU, error) {
-	return scanSKU(conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?"+db.dialect.forUpdate(), name))
+	return scanSKU(conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?"+db.dialect.ForUpdate(), name))
 }
 
 func (db *DB) lockStock(ctx context.Context, conn *sql.Conn, name string) ([]segmentStock, error) {
-	rows, err := conn.QueryContext(ctx, "SELECT segment, total, reserved, sold FROM stock"+db.dialect.byPrimaryKey()+
-		" WHERE sku = ? ORDER BY segment"+db.dialect.forUpdate(), name)
+	rows, err := conn.QueryContext(ctx, "SELECT segment, total, reserved, sold FROM stock"+db.dialect.ByPrimaryKey()+
+		" WHERE sku = ? ORDER BY segment"+db.dialect.ForUpdate(), name)
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +269,7 @@ func (db *DB) lockStock(ctx context.Context, conn *sql.Conn, name string) ([]seg
 		}
 		locked = append(locked, r)
 	}
-	return locked, closeRows(rows, err)
+	return locked, dialect.CloseRows(rows, err)
 }
 
 // changeDone reports whether an earlier attempt at this change was committed, and by how
@@ -326,18 +327,18 @@ func (db *DB) writeStock(ctx context.Context, conn *sql.Conn, sku *sale.SKU, bef
 			raised = 1
 		}
 	}
-	s := newScript(db.dialect)
-	s.raw("INSERT INTO stock (sku, segment, total, reserved, sold, sku_version, raises) VALUES ")
+	s := dialect.NewScript(db.dialect)
+	s.Raw("INSERT INTO stock (sku, segment, total, reserved, sold, sku_version, raises) VALUES ")
 	for i, r := range after {
-		s.row(i, sku.Name, r.segment, r.Total, r.Reserved, r.Sold, sku.Version, raised)
+		s.Row(i, sku.Name, r.segment, r.Total, r.Reserved, r.Sold, sku.Version, raised)
 	}
-	s.raw(db.dialect.onConflict("sku,segment"))
+	s.Raw(db.dialect.OnConflict("sku,segment"))
 	for i, column := range []string{"total", "reserved", "sku_version"} {
-		s.comma(i)
-		s.raw(column + "=" + db.dialect.inserted(column))
+		s.Comma(i)
+		s.Raw(column + "=" + db.dialect.Inserted(column))
 	}
-	s.raw(",raises=stock.raises+" + db.dialect.inserted("raises"))
-	s.end()
+	s.Raw(",raises=stock.raises+" + db.dialect.Inserted("raises"))
+	s.End()
 	appendPosition(s, sku.Name)
-	return db.dialect.exec(ctx, conn, s)
+	return db.dialect.Exec(ctx, conn, s)
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -77,7 +78,7 @@ func (c *committer) prepare(jobs []*job) *optimisticGroup {
 			if j.sku.PerUserLimit > 0 {
 				g.w.buyers = append(g.w.buyers, buyerUnits{j.sku.Name, a.claim.User, a.claim.Quantity, j.sku.PerUserLimit})
 			}
-			g.w.sell(firstSold, soldUnits{j.sku.Name, a.segment, a.claim.Quantity, j.sku.Version})
+			g.w.sell(firstSold, dialect.SoldUnits{SKU: j.sku.Name, Segment: a.segment, Units: a.claim.Quantity, Version: j.sku.Version})
 		}
 		if closes := j.sku.ClosesAt; closes != 0 && closes < j.at+closingSoon.Milliseconds() && (g.w.closes == 0 || closes < g.w.closes) {
 			g.w.closes = closes
@@ -111,8 +112,8 @@ func (db *DB) appendEvents(rows []sale.OutboxRow, sku string, orders []sale.Orde
 
 // write runs the group's transaction, in one packet, and announces it.
 func (c *committer) write(g *optimisticGroup) error {
-	c.text.reset()
-	c.text.statement(c.db.dialect.begin())
+	c.text.Reset()
+	c.text.Statement(c.db.dialect.Begin())
 	if err := c.execute(&g.w); err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (c *committer) diagnose(jobs []*job) (offenders, rest []*job) {
 	}
 	k := newKnowledge(jobs)
 	versions := make(map[stockKey]int64)
-	s := newScript(c.db.dialect)
+	s := dialect.NewScript(c.db.dialect)
 	appendOrdersRead(s, jobs, "")
 	appendBuyersRead(s, jobs, "")
 	appendStockRead(s, jobs, "")
@@ -142,7 +143,7 @@ func (c *committer) diagnose(jobs []*job) (offenders, rest []*job) {
 	orders := make(map[sale.OrderID]bool)
 	err := c.connect()
 	if err == nil {
-		err = c.db.dialect.query(context.Background(), c.conn, s,
+		err = c.db.dialect.Query(context.Background(), c.conn, s,
 			func(r *sql.Rows) error {
 				o, err := scanOrder(r)
 				orders[o.ID] = true

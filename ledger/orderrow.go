@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -23,13 +24,13 @@ func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	s := newScript(db.dialect)
-	s.raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1), COALESCE(CASE WHEN k.archive = 'none' THEN k.per_user_limit END, 0), COALESCE(k.counting, 0)" +
-		" FROM orders o" + db.dialect.byPrimaryKey() + " LEFT JOIN stock s ON s.sku = o.sku AND s.segment = o.segment" +
+	s := dialect.NewScript(db.dialect)
+	s.Raw("SELECT " + qualified("o", orderColumns) + ", COALESCE(s.sku_version, -1), COALESCE(CASE WHEN k.archive = 'none' THEN k.per_user_limit END, 0), COALESCE(k.counting, 0)" +
+		" FROM orders o" + db.dialect.ByPrimaryKey() + " LEFT JOIN stock s ON s.sku = o.sku AND s.segment = o.segment" +
 		" LEFT JOIN skus k ON k.sku = o.sku WHERE o.order_id IN (")
-	s.ids(ids)
-	s.raw(") ORDER BY o.order_id")
-	rows, err := conn.QueryContext(ctx, string(s.text))
+	s.IDs(ids)
+	s.Raw(") ORDER BY o.order_id")
+	rows, err := conn.QueryContext(ctx, string(s.Text))
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +42,7 @@ func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID
 		}
 		found = append(found, row)
 	}
-	return found, closeRows(rows, err)
+	return found, dialect.CloseRows(rows, err)
 }
 
 // qualified puts a table's alias before each column of a list.

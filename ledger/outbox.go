@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -65,15 +66,15 @@ func (db *DB) runAcks(ctx context.Context) {
 		}
 		for ids := db.acks.drain(ackChunk); len(ids) > 0; ids = db.acks.drain(ackChunk) {
 			err := db.transact(ctx, db.pools.control, func(ctx context.Context, conn *sql.Conn) error {
-				s := newScript(db.dialect)
-				s.raw("DELETE FROM outbox WHERE id IN (")
+				s := dialect.NewScript(db.dialect)
+				s.Raw("DELETE FROM outbox WHERE id IN (")
 				for i, id := range ids {
-					s.comma(i)
-					s.int(id)
+					s.Comma(i)
+					s.Int(id)
 				}
-				s.raw(")")
-				s.end()
-				return db.dialect.exec(ctx, conn, s)
+				s.Raw(")")
+				s.End()
+				return db.dialect.Exec(ctx, conn, s)
 			})
 			if err != nil {
 				db.acks.put(ids)
@@ -85,16 +86,16 @@ func (db *DB) runAcks(ctx context.Context) {
 }
 
 // appendInsertOutbox inserts the rows, whose ids exec learns.
-func appendInsertOutbox(s *script, rows []sale.OutboxRow) {
+func appendInsertOutbox(s *dialect.Script, rows []sale.OutboxRow) {
 	if len(rows) == 0 {
 		return
 	}
-	s.raw("INSERT INTO outbox (msg_id,sku,kind,payload,at) VALUES ")
+	s.Raw("INSERT INTO outbox (msg_id,sku,kind,payload,at) VALUES ")
 	for i := range rows {
 		r := &rows[i]
-		s.row(i, r.MsgID[:], r.SKU, string(r.Kind), packPayload(&s.packing, r.Payload), r.At)
+		s.Row(i, r.MsgID[:], r.SKU, string(r.Kind), packPayload(&s.Packing, r.Payload), r.At)
 	}
-	s.endWith(outboxInsert, len(rows))
+	s.EndWith(dialect.OutboxInsert, len(rows))
 }
 
 // newOutboxRow makes a row that has no id yet.
@@ -147,7 +148,7 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 
 // scanOutbox reads the result set to its end and closes it. A payload that cannot be read
 // is its row's trouble, not that of the rows behind it.
-func scanOutbox(rows resultSet) ([]sale.OutboxRow, error) {
+func scanOutbox(rows dialect.ResultSet) ([]sale.OutboxRow, error) {
 	var out []sale.OutboxRow
 	var err error
 	for rows.Next() {
@@ -162,5 +163,5 @@ func scanOutbox(rows resultSet) ([]sale.OutboxRow, error) {
 		r.Kind = sale.Kind(kind)
 		out = append(out, r)
 	}
-	return out, closeRows(rows, err)
+	return out, dialect.CloseRows(rows, err)
 }

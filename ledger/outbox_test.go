@@ -27,7 +27,7 @@ func TestAnOutboxRowThatCannotBeRead(t *testing.T) {
 		for i := range 3 {
 			settleGroup(t, db, admitted(one, claim(one, fmt.Sprint(i), "1", 1)), admitted(two, claim(two, fmt.Sprint(i), "1", 1)))
 		}
-		b.exec("UPDATE outbox SET payload = " + string(b.dialect.appendBytes(nil, []byte{packed, 0xff})) + " WHERE sku = 'one'")
+		b.exec("UPDATE outbox SET payload = " + string(b.dialect.AppendBytes(nil, []byte{packed, 0xff})) + " WHERE sku = 'one'")
 		rows, err := db.PendingOutbox(t.Context(), 0, 0, 100, nil)
 		if err != nil || len(rows) != 6 {
 			t.Fatalf("%d rows, %v", len(rows), err)
@@ -61,7 +61,7 @@ func TestLargeOutboxRowsComeFewAtATime(t *testing.T) {
 		}
 		for _, size := range []int{outboxBytes / 2, outboxBytes} {
 			large := "[" + strings.Repeat(" ", size-2) + "]"
-			b.exec("UPDATE outbox SET payload = " + string(b.dialect.appendBytes(nil, []byte(large))))
+			b.exec("UPDATE outbox SET payload = " + string(b.dialect.AppendBytes(nil, []byte(large))))
 			seen, after := 0, int64(0)
 			for {
 				page, err := db.PendingOutbox(t.Context(), 0, after, 100, nil)

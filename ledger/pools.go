@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -35,14 +36,14 @@ const (
 	leaseConns   = 2
 )
 
-func openPools(d dialect, dsn string, committers int) (p pools, err error) {
+func openPools(d dialect.Dialect, dsn string, committers int) (p pools, err error) {
 	for _, o := range []struct {
 		pool **sql.DB
 		size int
 	}{
 		{&p.commits, committers}, {&p.lookups, lookupConns}, {&p.edge, edgeConns}, {&p.slow, slowConns}, {&p.control, controlConns}, {&p.leases, leaseConns}, {&p.probe, 1},
 	} {
-		if *o.pool, err = d.open(dsn); err != nil {
+		if *o.pool, err = d.Open(dsn, callTimeout); err != nil {
 			return pools{}, errors.Join(fmt.Errorf("ledger.dsn: %w", err), p.close())
 		}
 		(*o.pool).SetMaxOpenConns(o.size)

@@ -5,13 +5,9 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"fmt"
+
+	"flashgate/ledger/dialect"
 )
-
-// proofError says that the database answers but cannot keep the ledger's promises.
-// No waiting mends it, so it ends Run.
-type proofError struct{ what string }
-
-func (e *proofError) Error() string { return "the ledger cannot be trusted: " + e.what }
 
 // prove checks the schema's version, the server's settings, and that each constraint
 // bites, in a transaction that is rolled back.
@@ -25,10 +21,10 @@ func (db *DB) prove(ctx context.Context) error {
 	if err := checkMigrated(ctx, conn); err != nil {
 		return err
 	}
-	if err := db.dialect.settings(ctx, conn); err != nil {
+	if err := db.dialect.Settings(ctx, conn); err != nil {
 		return err
 	}
-	if _, err := conn.ExecContext(ctx, db.dialect.begin()); err != nil {
+	if _, err := conn.ExecContext(ctx, db.dialect.Begin()); err != nil {
 		return err
 	}
 	if err := db.proveConstraints(ctx, conn); err != nil {
@@ -51,8 +47,8 @@ func (db *DB) proveConstraints(ctx context.Context, conn *sql.Conn) error {
 	const stock = "INSERT INTO stock (sku, segment, total, reserved, sold, sku_version) VALUES (%s, 0, %s, 1)"
 	const buyer = "INSERT INTO buyers (sku, user_id, units, unit_limit) VALUES (%s, 'u', %s)"
 	const order = "INSERT INTO orders (order_id, sku, segment, user_id, quantity, amount, currency, coupon, request_hash, reserved_at, pay_by) VALUES (%s, %s, 0, 'u', 1, 0, 'XXX', '', x'0000000000000000', 1, 1)"
-	sku := string(db.dialect.appendString(nil, name))
-	oid := string(db.dialect.appendBytes(nil, id[:]))
+	sku := string(db.dialect.AppendString(nil, name))
+	oid := string(db.dialect.AppendBytes(nil, id[:]))
 	steps := []struct {
 		promise, sql string
 		refused      bool
@@ -75,10 +71,10 @@ func (db *DB) proveConstraints(ctx context.Context, conn *sql.Conn) error {
 	}
 	for _, s := range steps {
 		_, err := conn.ExecContext(ctx, s.sql)
-		switch f := db.dialect.classify(err); {
-		case f == violated && s.refused, f == noFailure && !s.refused:
-		case f == noFailure || f == otherwise || f == violated:
-			return &proofError{fmt.Sprintf("it was to hold that %s, but the database answered: %v", s.promise, orAccepted(err))}
+		switch f := db.dialect.Classify(err); {
+		case f == dialect.Violated && s.refused, f == dialect.NoFailure && !s.refused:
+		case f == dialect.NoFailure || f == dialect.Otherwise || f == dialect.Violated:
+			return &dialect.ProofError{What: fmt.Sprintf("it was to hold that %s, but the database answered: %v", s.promise, orAccepted(err))}
 		default:
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -66,16 +67,16 @@ func (db *DB) find(ctx context.Context, pool *sql.DB, ids []sale.OrderID, tables
 }
 
 func (db *DB) findChunk(ctx context.Context, pool *sql.DB, ids []sale.OrderID, tables []string, found map[sale.OrderID]sale.Order) error {
-	s := newScript(db.dialect)
+	s := dialect.NewScript(db.dialect)
 	for i, table := range tables {
 		if i > 0 {
-			s.raw(" UNION ALL ")
+			s.Raw(" UNION ALL ")
 		}
-		s.raw("SELECT " + orderColumns + " FROM " + table + " WHERE order_id IN (")
-		s.ids(ids)
-		s.raw(")")
+		s.Raw("SELECT " + orderColumns + " FROM " + table + " WHERE order_id IN (")
+		s.IDs(ids)
+		s.Raw(")")
 	}
-	rows, err := read(ctx, pool, string(s.text))
+	rows, err := read(ctx, pool, string(s.Text))
 	if err != nil {
 		return err
 	}
@@ -83,15 +84,15 @@ func (db *DB) findChunk(ctx context.Context, pool *sql.DB, ids []sale.OrderID, t
 }
 
 // scanOrders reads the result set to its end and closes it.
-func scanOrders(rows resultSet, found map[sale.OrderID]sale.Order) error {
+func scanOrders(rows dialect.ResultSet, found map[sale.OrderID]sale.Order) error {
 	for rows.Next() {
 		o, err := scanOrder(rows)
 		if err != nil {
-			return closeRows(rows, err)
+			return dialect.CloseRows(rows, err)
 		}
 		found[o.ID] = o
 	}
-	return closeRows(rows, nil)
+	return dialect.CloseRows(rows, nil)
 }
 
 // Order returns one order, also of the archive, or sale.ErrUnknownOrder.
@@ -125,7 +126,7 @@ func (db *DB) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
 		}
 		out[seg] = s
 	}
-	if err := closeRows(rows, err); err != nil {
+	if err := dialect.CloseRows(rows, err); err != nil {
 		return nil, db.away(ctx, err)
 	}
 	db.noteErr(nil)
@@ -136,14 +137,14 @@ func (db *DB) Stock(ctx context.Context, sku string) (map[int]sale.Stock, error)
 // those of a SKU whose hash begins alike may lie too.
 func (db *DB) ordersOf(sku string) string {
 	first, last := sale.OrderIDsOf(sku)
-	s := newScript(db.dialect)
-	s.raw(" FROM orders" + db.dialect.byPrimaryKey() + " WHERE order_id >= ")
-	s.bytes(first[:])
-	s.raw(" AND order_id <= ")
-	s.bytes(last[:])
-	s.raw(" AND sku = ")
-	s.str(sku)
-	return string(s.text)
+	s := dialect.NewScript(db.dialect)
+	s.Raw(" FROM orders" + db.dialect.ByPrimaryKey() + " WHERE order_id >= ")
+	s.Bytes(first[:])
+	s.Raw(" AND order_id <= ")
+	s.Bytes(last[:])
+	s.Raw(" AND sku = ")
+	s.Str(sku)
+	return string(s.Text)
 }
 
 // eachChunk is how many rows EachOrder and EachBuyer hand over at once.
@@ -218,13 +219,13 @@ func (db *DB) stream(ctx context.Context, text string, args, dest []any, row, la
 	}
 	for rows.Next() {
 		if err := rows.Scan(dest...); err != nil {
-			return db.away(ctx, closeRows(rows, err))
+			return db.away(ctx, dialect.CloseRows(rows, err))
 		}
 		if err := row(); err != nil {
 			return errors.Join(err, rows.Close())
 		}
 	}
-	if err := closeRows(rows, nil); err != nil {
+	if err := dialect.CloseRows(rows, nil); err != nil {
 		return db.away(ctx, err)
 	}
 	return last()

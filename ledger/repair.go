@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -21,12 +22,12 @@ const repairPage = 10_000
 // beginLocking begins a transaction on a connection that the server ends soon after this
 // process freezes. The caller throws the connection away.
 func (db *DB) beginLocking(ctx context.Context, conn *sql.Conn) error {
-	if !db.dialect.singleWriter() {
+	if !db.dialect.SingleWriter() {
 		if _, err := conn.ExecContext(ctx, "SET SESSION wait_timeout=3"); err != nil {
 			return err
 		}
 	}
-	_, err := conn.ExecContext(ctx, db.dialect.begin())
+	_, err := conn.ExecContext(ctx, db.dialect.Begin())
 	return err
 }
 
@@ -165,7 +166,7 @@ func (db *DB) repairBuyers(ctx context.Context) (done sale.Repairs, err error) {
 // repairBuyersOf looks again at some buyers of one SKU, in key order.
 func (db *DB) repairBuyersOf(ctx context.Context, sku string, users []string) (repaired int, err error) {
 	err = db.repairLocked(ctx, func(ctx context.Context, on *try) (bool, error) {
-		have, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+db.dialect.byPrimaryKey()+" WHERE sku = ?", []any{sku}, users, " ORDER BY user_id"+db.dialect.forUpdate())
+		have, err := db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+db.dialect.ByPrimaryKey()+" WHERE sku = ?", []any{sku}, users, " ORDER BY user_id"+db.dialect.ForUpdate())
 		if err != nil {
 			return false, err
 		}
@@ -287,7 +288,7 @@ func (db *DB) buyerFigures(ctx context.Context, conn *sql.Conn, query string, ar
 		}
 		figures[user] = n
 	}
-	return figures, closeRows(rows, err)
+	return figures, dialect.CloseRows(rows, err)
 }
 
 // listWrong runs a query over large tables and reads its few rows.
@@ -305,7 +306,7 @@ func (db *DB) listWrong(ctx context.Context, query string, args []any, read func
 				break
 			}
 		}
-		if err := closeRows(rows, err); err != nil {
+		if err := dialect.CloseRows(rows, err); err != nil {
 			return db.away(ctx, fmt.Errorf("look for wrong rows: %w", err))
 		}
 		return nil

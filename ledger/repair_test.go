@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -56,11 +57,11 @@ func TestRepair(t *testing.T) {
 // order is the literal of an order id that no claim has.
 func order(b *bed, n byte) string {
 	id := sale.DeriveOrderID("sku-3", "nobody", string(n))
-	d, err := dialectOf(b.cfg.Driver)
+	d, err := dialect.Of(b.cfg.Driver)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return string(d.appendBytes(nil, id[:]))
+	return string(d.AppendBytes(nil, id[:]))
 }
 
 // TestRepairDuringASale repairs again and again what is never wrong but looks so

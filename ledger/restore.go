@@ -177,8 +177,8 @@ func (r *restoring) read(ctx context.Context, on *try) error {
 	}
 	slices.Sort(users)
 	sku := r.orders[0].SKU
-	units, err := r.db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+r.db.dialect.byPrimaryKey()+" WHERE sku = ?", []any{sku},
-		slices.Compact(users), " ORDER BY user_id"+r.db.dialect.forUpdate())
+	units, err := r.db.buyerFigures(ctx, on.conn, "SELECT user_id, units FROM buyers"+r.db.dialect.ByPrimaryKey()+" WHERE sku = ?", []any{sku},
+		slices.Compact(users), " ORDER BY user_id"+r.db.dialect.ForUpdate())
 	if err != nil {
 		return err
 	}

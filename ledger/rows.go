@@ -3,6 +3,8 @@ package ledger
 import (
 	"database/sql"
 	"slices"
+
+	"flashgate/ledger/dialect"
 )
 
 // The reads of a group, one statement each over all its jobs. The rows come in key
@@ -31,44 +33,44 @@ func indexJobs(jobs []*job) map[string]int {
 	return index
 }
 
-func appendOrdersRead(s *script, jobs []*job, tail string) {
-	s.raw("SELECT " + orderColumns + " FROM orders" + s.dialect.byPrimaryKey() + " WHERE order_id IN (")
+func appendOrdersRead(s *dialect.Script, jobs []*job, tail string) {
+	s.Raw("SELECT " + orderColumns + " FROM orders" + s.Dialect.ByPrimaryKey() + " WHERE order_id IN (")
 	n := 0
 	for _, j := range jobs {
 		for _, p := range j.parts {
 			for i := range p.call.asks {
-				s.comma(n)
-				s.bytes(p.call.asks[i].claim.ID[:])
+				s.Comma(n)
+				s.Bytes(p.call.asks[i].claim.ID[:])
 				n++
 			}
 		}
 	}
-	s.raw(") ORDER BY order_id" + tail)
-	s.endWith(selects, 0)
+	s.Raw(") ORDER BY order_id" + tail)
+	s.EndWith(dialect.Selects, 0)
 }
 
-func appendBuyersRead(s *script, jobs []*job, tail string) {
-	s.raw("SELECT sku, user_id, units FROM buyers" + s.dialect.byPrimaryKey() + " WHERE ")
+func appendBuyersRead(s *dialect.Script, jobs []*job, tail string) {
+	s.Raw("SELECT sku, user_id, units FROM buyers" + s.Dialect.ByPrimaryKey() + " WHERE ")
 	any := false
 	for _, j := range jobs {
 		if j.sku.PerUserLimit == 0 {
 			continue
 		}
 		if any {
-			s.raw(" OR ")
+			s.Raw(" OR ")
 		}
 		any = true
-		s.raw("(sku=")
-		s.str(j.sku.Name)
-		s.raw(" AND user_id IN (")
-		s.strs(usersOf(j))
-		s.raw("))")
+		s.Raw("(sku=")
+		s.Str(j.sku.Name)
+		s.Raw(" AND user_id IN (")
+		s.Strs(usersOf(j))
+		s.Raw("))")
 	}
 	if !any {
-		s.raw("sku=''")
+		s.Raw("sku=''")
 	}
-	s.raw(" ORDER BY sku, user_id" + tail)
-	s.endWith(selects, 0)
+	s.Raw(" ORDER BY sku, user_id" + tail)
+	s.EndWith(dialect.Selects, 0)
 }
 
 func usersOf(j *job) []string {
@@ -94,18 +96,18 @@ func scanBuyer(r *sql.Rows, index map[string]int, k []*knowledge) error {
 	return nil
 }
 
-func appendSKUList(s *script, jobs []*job) {
+func appendSKUList(s *dialect.Script, jobs []*job) {
 	for i, j := range jobs {
-		s.comma(i)
-		s.str(j.sku.Name)
+		s.Comma(i)
+		s.Str(j.sku.Name)
 	}
 }
 
-func appendStockRead(s *script, jobs []*job, tail string) {
-	s.raw("SELECT sku, segment, total, reserved, sold, sku_version FROM stock" + s.dialect.byPrimaryKey() + " WHERE sku IN (")
+func appendStockRead(s *dialect.Script, jobs []*job, tail string) {
+	s.Raw("SELECT sku, segment, total, reserved, sold, sku_version FROM stock" + s.Dialect.ByPrimaryKey() + " WHERE sku IN (")
 	appendSKUList(s, jobs)
-	s.raw(") ORDER BY sku, segment" + tail)
-	s.endWith(selects, 0)
+	s.Raw(") ORDER BY sku, segment" + tail)
+	s.EndWith(dialect.Selects, 0)
 }
 
 // scanStock also notes which version of its SKU the row knows, where versions is given.
@@ -125,15 +127,15 @@ func scanStock(r *sql.Rows, index map[string]int, k []*knowledge, versions map[s
 	return nil
 }
 
-func appendSKUsRead(s *script, jobs []*job) {
-	s.raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
+func appendSKUsRead(s *dialect.Script, jobs []*job) {
+	s.Raw("SELECT " + skuColumns + " FROM skus WHERE sku IN (")
 	appendSKUList(s, jobs)
-	s.raw(")")
-	s.endWith(selects, 0)
+	s.Raw(")")
+	s.EndWith(dialect.Selects, 0)
 }
 
 // scanNames reads a result set of one column of text to its end and closes it.
-func scanNames(rows resultSet) (names []string, err error) {
+func scanNames(rows dialect.ResultSet) (names []string, err error) {
 	for rows.Next() {
 		var name string
 		if err = rows.Scan(&name); err != nil {
@@ -141,5 +143,5 @@ func scanNames(rows resultSet) (names []string, err error) {
 		}
 		names = append(names, name)
 	}
-	return names, closeRows(rows, err)
+	return names, dialect.CloseRows(rows, err)
 }

@@ -1,13 +1,14 @@
 package ledger
 
 import (
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
 // scope is the SKUs that a check looks at: nil is all of them. It is said as conditions, to
 // be added to a WHERE.
 type scope struct {
-	dialect dialect
+	dialect dialect.Dialect
 	skus    []string
 }
 
@@ -19,11 +20,11 @@ func (c scope) names(column string) string {
 	if c.skus == nil {
 		return ""
 	}
-	s := newScript(c.dialect)
-	s.raw(" AND " + column + " IN (")
-	s.strs(c.skus)
-	s.raw(")")
-	return string(s.text)
+	s := dialect.NewScript(c.dialect)
+	s.Raw(" AND " + column + " IN (")
+	s.Strs(c.skus)
+	s.Raw(")")
+	return string(s.Text)
 }
 
 // ids are the rows whose order id may be one of the SKUs' orders: ranges of the key. Those
@@ -32,17 +33,17 @@ func (c scope) ids(column string) string {
 	if c.skus == nil {
 		return ""
 	}
-	s := newScript(c.dialect)
+	s := dialect.NewScript(c.dialect)
 	for i, sku := range c.skus {
-		s.raw(map[bool]string{true: " AND (", false: " OR "}[i == 0])
+		s.Raw(map[bool]string{true: " AND (", false: " OR "}[i == 0])
 		first, last := sale.OrderIDsOf(sku)
-		s.raw(column + " BETWEEN ")
-		s.bytes(first[:])
-		s.raw(" AND ")
-		s.bytes(last[:])
+		s.Raw(column + " BETWEEN ")
+		s.Bytes(first[:])
+		s.Raw(" AND ")
+		s.Bytes(last[:])
 	}
-	s.raw(")")
-	return string(s.text)
+	s.Raw(")")
+	return string(s.Text)
 }
 
 // orders are the SKUs' rows of orders, as alias.

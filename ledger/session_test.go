@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"flashgate/internal/testenv"
+	"flashgate/ledger/dialect"
 )
 
 // bentServer is a server whose operator limits every session, by global settings and, for a
@@ -53,7 +54,7 @@ func TestABentServer(t *testing.T) {
 					t.Fatal(err)
 				}
 				var bent string
-				if err := conn.QueryRowContext(t.Context(), "SELECT "+bentSession()).Scan(&bent); err != nil || bent != "" {
+				if err := conn.QueryRowContext(t.Context(), "SELECT "+dialect.BentSession()).Scan(&bent); err != nil || bent != "" {
 					t.Errorf("pool %d: %s, %v", i, bent, err)
 				}
 				if err := conn.Close(); err != nil {
@@ -96,14 +97,14 @@ func TestSettingsThatCannotBeSet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := b.dialect.settings(t.Context(), conn); err != nil {
+		if err := b.dialect.Settings(t.Context(), conn); err != nil {
 			t.Errorf("as it was set up: %v", err)
 		}
 		if _, err := conn.ExecContext(t.Context(), bend); err != nil {
 			t.Fatalf("%s: %v", bend, err)
 		}
-		var refused *proofError
-		if err := b.dialect.settings(t.Context(), conn); !errors.As(err, &refused) || !strings.Contains(err.Error(), ": "+name+";") || strings.Contains(err.Error(), "\n") {
+		var refused *dialect.ProofError
+		if err := b.dialect.Settings(t.Context(), conn); !errors.As(err, &refused) || !strings.Contains(err.Error(), ": "+name+";") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", bend, err)
 		}
 		discard(conn)

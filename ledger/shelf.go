@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -37,7 +38,7 @@ func newShelf(ctx context.Context, conn *sql.Conn, sku string) (*shelf, error) {
 		}
 		f.before, f.versions = append(f.before, r), append(f.versions, version)
 	}
-	if err := closeRows(rows, err); err != nil {
+	if err := dialect.CloseRows(rows, err); err != nil {
 		return nil, err
 	}
 	f.stock, f.raised = slices.Clone(f.before), make([]bool, len(f.before))

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -36,14 +37,14 @@ const slowFor = time.Minute
 // enter returns the pool to take a connection of for the SKU, once it is the caller's
 // turn, and what the caller has to tell when it has given the connection back: how its
 // transaction ended. Work that is about no one SKU has none.
-func (s *slowSKUs) enter(ctx context.Context, sku skuKey, pool, apart *sql.DB) (from *sql.DB, leave func(failure), err error) {
+func (s *slowSKUs) enter(ctx context.Context, sku skuKey, pool, apart *sql.DB) (from *sql.DB, leave func(dialect.Failure), err error) {
 	if sku == (skuKey{}) {
-		return pool, func(failure) {}, nil
+		return pool, func(dialect.Failure) {}, nil
 	}
 	for {
 		slow := s.find(sku)
 		if slow == nil {
-			return pool, func(f failure) { s.note(sku, f) }, nil
+			return pool, func(f dialect.Failure) { s.note(sku, f) }, nil
 		}
 		select {
 		case slow.turn <- struct{}{}:
@@ -51,7 +52,7 @@ func (s *slowSKUs) enter(ctx context.Context, sku skuKey, pool, apart *sql.DB) (
 			return nil, nil, fmt.Errorf("%w: %w", errHeld, ctx.Err())
 		}
 		if s.find(sku) == slow {
-			return apart, func(f failure) { s.note(sku, f); <-slow.turn }, nil
+			return apart, func(f dialect.Failure) { s.note(sku, f); <-slow.turn }, nil
 		}
 		<-slow.turn // somebody got through meanwhile
 	}
@@ -64,10 +65,10 @@ func (s *slowSKUs) find(sku skuKey) *slowSKU {
 }
 
 // note remembers how a transaction of the SKU ended.
-func (s *slowSKUs) note(sku skuKey, f failure) {
+func (s *slowSKUs) note(sku skuKey, f dialect.Failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f != waitedOut {
+	if f != dialect.WaitedOut {
 		delete(s.of, sku)
 		return
 	}

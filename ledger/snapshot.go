@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -28,7 +29,7 @@ func (db *DB) InSnapshot(ctx context.Context, fn func(s *Snapshot) error) error 
 		return db.notReady()
 	}
 	return db.unhurried(ctx, func(conn *sql.Conn) error {
-		for _, statement := range db.dialect.snapshot() {
+		for _, statement := range db.dialect.Snapshot() {
 			if _, err := conn.ExecContext(ctx, statement); err != nil {
 				return db.away(ctx, err)
 			}
@@ -46,7 +47,7 @@ func (db *DB) InSnapshot(ctx context.Context, fn func(s *Snapshot) error) error 
 // EachOrder hands over the orders whose ids lie in [from, to], in the order of ids, in
 // chunks that fn must not keep.
 func (s *Snapshot) EachOrder(ctx context.Context, from, to sale.OrderID, fn func(orders []sale.Order) error) error {
-	query := "SELECT " + orderColumns + " FROM orders" + s.db.dialect.byPrimaryKey() + " WHERE order_id %s ? AND order_id <= ? ORDER BY order_id LIMIT ?"
+	query := "SELECT " + orderColumns + " FROM orders" + s.db.dialect.ByPrimaryKey() + " WHERE order_id %s ? AND order_id <= ? ORDER BY order_id LIMIT ?"
 	chunk := make([]sale.Order, 0, eachChunk)
 	for compare := ">="; ; compare = ">" {
 		chunk = chunk[:0]
@@ -57,11 +58,11 @@ func (s *Snapshot) EachOrder(ctx context.Context, from, to sale.OrderID, fn func
 		for rows.Next() {
 			o, err := scanOrder(rows)
 			if err != nil {
-				return s.db.away(ctx, closeRows(rows, err))
+				return s.db.away(ctx, dialect.CloseRows(rows, err))
 			}
 			chunk = append(chunk, o)
 		}
-		if err := closeRows(rows, nil); err != nil {
+		if err := dialect.CloseRows(rows, nil); err != nil {
 			return s.db.away(ctx, err)
 		}
 		if len(chunk) > 0 {
@@ -121,7 +122,7 @@ func (s *Snapshot) EachRefund(ctx context.Context, skus []string, fn func(refund
 func (s *Snapshot) eachRefund(ctx context.Context, of scope, fn func(refunds []sale.Refund) error) error {
 	from := "payments"
 	if of.skus != nil {
-		from += s.db.dialect.byIndex("payments_order")
+		from += s.db.dialect.ByIndex("payments_order")
 	}
 	for after := ""; ; {
 		rows, err := s.conn.QueryContext(ctx, "SELECT event_id, order_id, at FROM "+from+" WHERE event_id > ? AND outcome = ?"+of.ids("order_id")+" ORDER BY event_id LIMIT ?",
@@ -139,7 +140,7 @@ func (s *Snapshot) eachRefund(ctx context.Context, of scope, fn func(refunds []s
 			copy(r.OrderID[:], id)
 			chunk = append(chunk, r)
 		}
-		if err := closeRows(rows, err); err != nil {
+		if err := dialect.CloseRows(rows, err); err != nil {
 			return s.db.away(ctx, err)
 		}
 		if len(chunk) > 0 {
@@ -166,7 +167,7 @@ func (s *Snapshot) Position(ctx context.Context, margin time.Duration) (sale.Aud
 // Touched returns, besides those of which the stream tells, SKUs that may have changed since
 // the position: operators changed them, or orders of theirs wait for a payment.
 func (s *Snapshot) Touched(ctx context.Context, since sale.AuditPosition) ([]string, error) {
-	rows, err := s.conn.QueryContext(ctx, "SELECT sku FROM skus"+s.db.dialect.byIndex("skus_position")+" WHERE position > ?", since.Change)
+	rows, err := s.conn.QueryContext(ctx, "SELECT sku FROM skus"+s.db.dialect.ByIndex("skus_position")+" WHERE position > ?", since.Change)
 	if err != nil {
 		return nil, s.db.away(ctx, err)
 	}
@@ -189,15 +190,15 @@ func (s *Snapshot) Touched(ctx context.Context, since sale.AuditPosition) ([]str
 			waiting[id.Prefix()] = id
 		}
 	}
-	if err := closeRows(rows, err); err != nil {
+	if err := dialect.CloseRows(rows, err); err != nil {
 		return nil, s.db.away(ctx, err)
 	}
 	for some := range slices.Chunk(slices.Collect(maps.Values(waiting)), findChunk) {
-		text := newScript(s.db.dialect)
-		text.raw("SELECT sku FROM orders WHERE order_id IN (")
-		text.ids(some)
-		text.raw(")")
-		rows, err := s.conn.QueryContext(ctx, string(text.text))
+		text := dialect.NewScript(s.db.dialect)
+		text.Raw("SELECT sku FROM orders WHERE order_id IN (")
+		text.IDs(some)
+		text.Raw(")")
+		rows, err := s.conn.QueryContext(ctx, string(text.Text))
 		if err != nil {
 			return nil, s.db.away(ctx, err)
 		}
@@ -219,7 +220,7 @@ func (s *Snapshot) EachChanged(ctx context.Context, sku string, since int64, fn 
 	rows, err := s.conn.QueryContext(ctx, "SELECT "+qualified("o", orderColumns)+", c.at FROM (SELECT order_id, MAX(at) AS at FROM ("+
 		"SELECT order_id, reserved_at AS at"+of+" AND reserved_at >= ?"+
 		" UNION ALL SELECT order_id, at FROM stock_moves"+between+" AND reason <> '"+operatorReason+"'"+
-		" UNION ALL SELECT order_id, at FROM payments"+s.db.dialect.byIndex("payments_order")+between+" AND outcome IN ('paid','retaken')"+
+		" UNION ALL SELECT order_id, at FROM payments"+s.db.dialect.ByIndex("payments_order")+between+" AND outcome IN ('paid','retaken')"+
 		") u GROUP BY order_id) c JOIN orders o ON o.order_id = c.order_id WHERE o.sku = ? ORDER BY o.order_id",
 		since, first[:], last[:], since, first[:], last[:], since, sku)
 	if err != nil {
@@ -239,7 +240,7 @@ func (s *Snapshot) EachChanged(ctx context.Context, sku string, since int64, fn 
 		}
 		chunk = chunk[:0]
 	}
-	if err := closeRows(rows, err); err != nil {
+	if err := dialect.CloseRows(rows, err); err != nil {
 		return s.db.away(ctx, err)
 	}
 	if len(chunk) == 0 {
@@ -250,7 +251,7 @@ func (s *Snapshot) EachChanged(ctx context.Context, sku string, since int64, fn 
 
 // unhurried runs fn on a connection without limits on how long a call may take.
 func (db *DB) unhurried(ctx context.Context, fn func(conn *sql.Conn) error) error {
-	pool, err := db.dialect.openForMigration(db.cfg.DSN)
+	pool, err := db.dialect.OpenForMigration(db.cfg.DSN)
 	if err != nil {
 		return err
 	}

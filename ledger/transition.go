@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"slices"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -118,20 +119,20 @@ func (t *transition) tell(kind sale.Kind, orders []sale.Order, payment string) {
 // write sends the transaction in one packet. An error that is classified as violated
 // says that something has changed since the reads that it was decided on.
 func (t *transition) write(ctx context.Context, on *try) error {
-	s := newScript(t.db.dialect)
+	s := dialect.NewScript(t.db.dialect)
 	if !t.open {
-		s.statement(t.db.dialect.begin())
+		s.Statement(t.db.dialect.Begin())
 	}
 	t.append(s)
 	on.sent = true
-	return t.db.dialect.exec(ctx, on.conn, s)
+	return t.db.dialect.Exec(ctx, on.conn, s)
 }
 
 // append writes everything behind BEGIN, and the COMMIT directly behind the stock
 // rows: those are what all buyers of a SKU wait for.
-func (t *transition) append(s *script) {
+func (t *transition) append(s *dialect.Script) {
 	if t.lease != "" {
-		t.db.dialect.lease(s, t.lease, t.token)
+		t.db.dialect.Lease(s, t.lease, t.token)
 	}
 	t.appendChanges(s)
 	t.appendOrders(s)
@@ -141,39 +142,39 @@ func (t *transition) append(s *script) {
 	t.appendMoves(s)
 	appendInsertOutbox(s, t.outbox)
 	for _, k := range t.due {
-		s.raw("DELETE FROM due WHERE pay_by=")
-		s.int(k.payBy)
-		s.raw(" AND slot=")
-		s.bytes(k.slot[:])
-		s.end()
+		s.Raw("DELETE FROM due WHERE pay_by=")
+		s.Int(k.payBy)
+		s.Raw(" AND slot=")
+		s.Bytes(k.slot[:])
+		s.End()
 	}
 	t.appendDue(s)
 	t.appendStock(s)
-	s.statement("COMMIT")
+	s.Statement("COMMIT")
 }
 
 // appendChanges writes one statement for all orders that go the same way, which is
 // all of them.
-func (t *transition) appendChanges(s *script) {
+func (t *transition) appendChanges(s *dialect.Script) {
 	slices.SortFunc(t.changes, func(a, b statusChange) int {
 		return cmp.Or(a.compareWay(b), bytes.Compare(a.id[:], b.id[:]))
 	})
 	for rest := t.changes; len(rest) > 0; {
 		first, n := rest[0], 0
-		s.raw("UPDATE orders" + s.dialect.byPrimaryKey() + " SET status=")
-		s.str(first.to.String())
-		s.raw(",version=")
-		s.int(first.version)
-		s.raw(" WHERE status=")
-		s.str(first.from.String())
-		s.raw(" AND order_id IN (")
+		s.Raw("UPDATE orders" + s.Dialect.ByPrimaryKey() + " SET status=")
+		s.Str(first.to.String())
+		s.Raw(",version=")
+		s.Int(first.version)
+		s.Raw(" WHERE status=")
+		s.Str(first.from.String())
+		s.Raw(" AND order_id IN (")
 		for n < len(rest) && rest[n].compareWay(first) == 0 {
-			s.comma(n)
-			s.bytes(rest[n].id[:])
+			s.Comma(n)
+			s.Bytes(rest[n].id[:])
 			n++
 		}
-		s.raw(")")
-		s.dialect.endExactly(s, n)
+		s.Raw(")")
+		s.Dialect.EndExactly(s, n)
 		rest = rest[n:]
 	}
 }
@@ -192,7 +193,7 @@ func (t *transition) addUnits(o *sale.Order, units, limit int64, counting bool) 
 
 // appendBuyers gives units back with one statement per SKU, and takes them with an
 // upsert.
-func (t *transition) appendBuyers(s *script) {
+func (t *transition) appendBuyers(s *dialect.Script) {
 	w := writes{buyers: t.buyers}
 	w.sort()
 	t.buyers = w.buyers
@@ -211,56 +212,56 @@ func (t *transition) appendBuyers(s *script) {
 }
 
 // appendReturn takes units off the rows of a SKU's buyers, in key order.
-func appendReturn(s *script, buyers []buyerUnits) {
-	s.raw("UPDATE buyers" + s.dialect.byPrimaryKey() + " SET units=units+CASE")
+func appendReturn(s *dialect.Script, buyers []buyerUnits) {
+	s.Raw("UPDATE buyers" + s.Dialect.ByPrimaryKey() + " SET units=units+CASE")
 	for _, b := range buyers {
 		if b.units != buyers[0].units {
-			s.raw(" WHEN user_id=")
-			s.str(b.user)
-			s.raw(" THEN ")
-			s.int(b.units)
+			s.Raw(" WHEN user_id=")
+			s.Str(b.user)
+			s.Raw(" THEN ")
+			s.Int(b.units)
 		}
 	}
-	s.raw(" WHEN 1=1 THEN ")
-	s.int(buyers[0].units)
-	s.raw(" END WHERE sku=")
-	s.str(buyers[0].sku)
-	s.raw(" AND user_id IN (")
+	s.Raw(" WHEN 1=1 THEN ")
+	s.Int(buyers[0].units)
+	s.Raw(" END WHERE sku=")
+	s.Str(buyers[0].sku)
+	s.Raw(" AND user_id IN (")
 	for i, b := range buyers {
-		s.comma(i)
-		s.str(b.user)
+		s.Comma(i)
+		s.Str(b.user)
 	}
-	s.raw(")")
-	s.end()
+	s.Raw(")")
+	s.End()
 }
 
-func (t *transition) appendMoves(s *script) {
+func (t *transition) appendMoves(s *dialect.Script) {
 	if len(t.moves) == 0 {
 		return
 	}
 	slices.SortFunc(t.moves, func(a, b stockMove) int {
 		return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.reason, b.reason))
 	})
-	s.raw("INSERT INTO stock_moves (order_id,reason,sku,segment,delta,at) VALUES ")
+	s.Raw("INSERT INTO stock_moves (order_id,reason,sku,segment,delta,at) VALUES ")
 	for i, m := range t.moves {
-		s.row(i, m.id[:], m.reason, m.sku, m.segment, m.delta, cmp.Or(m.at, t.at))
+		s.Row(i, m.id[:], m.reason, m.sku, m.segment, m.delta, cmp.Or(m.at, t.at))
 	}
-	s.end()
+	s.End()
 }
 
 // appendStock adds to the stock rows. A row that is missing, or whose rules have
 // changed since, refuses.
-func (t *transition) appendStock(s *script) {
+func (t *transition) appendStock(s *dialect.Script) {
 	for _, d := range mergeStock(t.stock) {
-		s.raw("UPDATE stock SET total=total+")
-		s.int(d.total)
-		s.raw(",sold=CASE WHEN sku_version=")
-		s.int(d.version)
-		s.raw(" THEN sold+(")
-		s.int(d.sold)
-		s.raw(") ELSE -1 END,raises=raises+")
-		s.int(d.raises)
-		s.whereStock(d.sku, d.segment)
+		s.Raw("UPDATE stock SET total=total+")
+		s.Int(d.total)
+		s.Raw(",sold=CASE WHEN sku_version=")
+		s.Int(d.version)
+		s.Raw(" THEN sold+(")
+		s.Int(d.sold)
+		s.Raw(") ELSE -1 END,raises=raises+")
+		s.Int(d.raises)
+		s.WhereStock(d.sku, d.segment)
 	}
 }
 
@@ -286,22 +287,22 @@ func mergeStock(deltas []stockDelta) []stockDelta {
 }
 
 // appendOrders writes new rows as they are, in whatever status.
-func (t *transition) appendOrders(s *script) {
+func (t *transition) appendOrders(s *dialect.Script) {
 	if len(t.orders) == 0 {
 		return
 	}
 	slices.SortFunc(t.orders, func(a, b sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	s.raw("INSERT INTO orders (" + orderColumns + ") VALUES ")
+	s.Raw("INSERT INTO orders (" + orderColumns + ") VALUES ")
 	for i := range t.orders {
 		o := &t.orders[i]
-		s.row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Status.String(), o.Hash[:],
+		s.Row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Status.String(), o.Hash[:],
 			o.ReservedAt, o.PayBy, o.Version)
 	}
-	s.end()
+	s.End()
 }
 
 // appendDue puts new orders that are reserved on the due list.
-func (t *transition) appendDue(s *script) {
+func (t *transition) appendDue(s *dialect.Script) {
 	var w writes
 	for i := range t.orders {
 		if t.orders[i].Status == sale.StatusReserved {
@@ -316,53 +317,53 @@ func (t *transition) appendDue(s *script) {
 // database with one writer needs none of it.
 func (t *transition) lock(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) error {
 	d := t.db.dialect
-	if d.singleWriter() {
+	if d.SingleWriter() {
 		return nil
 	}
 	t.open = true
 	sorted := slices.SortedFunc(slices.Values(ids), compareOrderIDs)
-	s := newScript(d)
-	s.statement("SET SESSION wait_timeout=3")
-	s.statement(d.begin())
+	s := dialect.NewScript(d)
+	s.Statement("SET SESSION wait_timeout=3")
+	s.Statement(d.Begin())
 	if t.lease != "" {
-		d.lease(s, t.lease, t.token)
+		d.Lease(s, t.lease, t.token)
 	}
-	s.raw("SELECT order_id FROM orders" + d.byPrimaryKey() + " WHERE order_id IN (")
-	s.ids(sorted)
-	s.raw(") ORDER BY order_id" + d.forUpdate())
-	s.endWith(selects, 0)
-	return d.query(ctx, conn, s, func(*sql.Rows) error { return nil })
+	s.Raw("SELECT order_id FROM orders" + d.ByPrimaryKey() + " WHERE order_id IN (")
+	s.IDs(sorted)
+	s.Raw(") ORDER BY order_id" + d.ForUpdate())
+	s.EndWith(dialect.Selects, 0)
+	return d.Query(ctx, conn, s, func(*sql.Rows) error { return nil })
 }
 
-func (t *transition) appendPayments(s *script) {
+func (t *transition) appendPayments(s *dialect.Script) {
 	if len(t.payments) == 0 {
 		return
 	}
 	slices.SortFunc(t.payments, func(a, b paymentRow) int { return cmp.Compare(a.EventID, b.EventID) })
-	s.raw("INSERT INTO payments (event_id,order_id,outcome,status,amount,currency,at) VALUES ")
+	s.Raw("INSERT INTO payments (event_id,order_id,outcome,status,amount,currency,at) VALUES ")
 	for i := range t.payments {
 		p := &t.payments[i]
 		status := paymentFailed
 		if p.Succeeded {
 			status = paymentSucceeded
 		}
-		s.row(i, p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, cmp.Or(p.at, t.at))
+		s.Row(i, p.EventID, p.OrderID[:], p.outcome.String(), status, p.Amount, p.Currency, cmp.Or(p.at, t.at))
 	}
-	s.end()
+	s.End()
 }
 
 // appendCounted changes units of buyers whose SKU's orders are being counted, order by
 // order, in the order of SKUs: behind the lock of the work, and where the order has been
 // counted.
-func (t *transition) appendCounted(s *script) {
+func (t *transition) appendCounted(s *dialect.Script) {
 	slices.SortStableFunc(t.counted, func(a, b countedUnits) int { return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.user, b.user)) })
 	locked := ""
 	for _, c := range t.counted {
 		if c.sku != locked {
 			locked = c.sku
-			s.raw("UPDATE buyer_work SET steps=steps+1 WHERE sku=")
-			s.str(c.sku)
-			s.end()
+			s.Raw("UPDATE buyer_work SET steps=steps+1 WHERE sku=")
+			s.Str(c.sku)
+			s.End()
 		}
 		c.append(s)
 	}

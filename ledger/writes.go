@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -22,8 +23,8 @@ type writes struct {
 	outbox []sale.OutboxRow
 	// sold are units to add to stock rows whose rules must be as offered; locked are
 	// rows that are locked and get absolute figures. A transaction has one kind.
-	sold   []soldUnits
-	locked []lockedStock
+	sold   []dialect.SoldUnits
+	locked []dialect.LockedStock
 	// closes is when the first sale closes of those that may close before the commit; 0 =
 	// none. The stock rows are locked when it is looked at: whoever refuses a claim because
 	// the sale is over, and has looked for its order behind the same lock, is right.
@@ -36,26 +37,13 @@ type buyerUnits struct {
 	units, limit int64
 }
 
-// soldUnits are units that an optimistic group sells of a stock row.
-type soldUnits struct {
-	sku     string
-	segment int
-	units   int64
-	version int64 // of the SKU whose rules the claims were offered under
-}
-
-type lockedStock struct {
-	sku string
-	segmentStock
-}
-
 func compareIDs(a, b *sale.Order) int { return bytes.Compare(a.ID[:], b.ID[:]) }
 
 // sell adds units of a stock row. Those of its SKU begin at from.
-func (w *writes) sell(from int, t soldUnits) {
+func (w *writes) sell(from int, t dialect.SoldUnits) {
 	for i := from; i < len(w.sold); i++ {
-		if w.sold[i].segment == t.segment {
-			w.sold[i].units += t.units
+		if w.sold[i].Segment == t.Segment {
+			w.sold[i].Units += t.Units
 			return
 		}
 	}
@@ -84,11 +72,11 @@ func (w *writes) sort() (repeated bool) {
 		n++
 	}
 	w.buyers = w.buyers[:n]
-	slices.SortFunc(w.sold, func(a, b soldUnits) int {
-		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
+	slices.SortFunc(w.sold, func(a, b dialect.SoldUnits) int {
+		return cmp.Or(cmp.Compare(a.SKU, b.SKU), cmp.Compare(a.Segment, b.Segment))
 	})
-	slices.SortFunc(w.locked, func(a, b lockedStock) int {
-		return cmp.Or(cmp.Compare(a.sku, b.sku), cmp.Compare(a.segment, b.segment))
+	slices.SortFunc(w.locked, func(a, b dialect.LockedStock) int {
+		return cmp.Or(cmp.Compare(a.SKU, b.SKU), cmp.Compare(a.Segment, b.Segment))
 	})
 	return repeated
 }
@@ -96,21 +84,21 @@ func (w *writes) sort() (repeated bool) {
 // append writes the statements, and the COMMIT directly behind the stock rows: those
 // are what all buyers of a SKU wait for. It returns the mark by which the transaction
 // is found when its outcome is unknown.
-func (w *writes) append(s *script) *attemptMark {
+func (w *writes) append(s *dialect.Script) *attemptMark {
 	w.appendOrders(s)
 	w.appendBuyers(s)
 	appendInsertOutbox(s, w.outbox)
 	mark := w.appendDue(s)
 	if len(w.sold) > 0 {
-		s.dialect.addSold(s, w.sold)
+		s.Dialect.AddSold(s, w.sold)
 		if w.closes != 0 {
-			s.dialect.openBefore(s, w.closes)
+			s.Dialect.OpenBefore(s, w.closes)
 		}
 	}
 	if len(w.locked) > 0 {
-		s.dialect.setStock(s, w.locked)
+		s.Dialect.SetStock(s, w.locked)
 	}
-	s.statement("COMMIT")
+	s.Statement("COMMIT")
 	return mark
 }
 
@@ -135,38 +123,38 @@ func (m *attemptMark) committed(db *DB, conn *sql.Conn) (bool, error) {
 	return n > 0, err
 }
 
-func (w *writes) appendOrders(s *script) {
+func (w *writes) appendOrders(s *dialect.Script) {
 	if len(w.orders) == 0 {
 		return
 	}
-	s.raw("INSERT INTO orders (order_id,sku,segment,user_id,quantity,amount,currency,coupon,request_hash,reserved_at,pay_by) VALUES ")
+	s.Raw("INSERT INTO orders (order_id,sku,segment,user_id,quantity,amount,currency,coupon,request_hash,reserved_at,pay_by) VALUES ")
 	for i, o := range w.orders {
-		s.row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Hash[:], o.ReservedAt, o.PayBy)
+		s.Row(i, o.ID[:], o.SKU, o.Segment, o.User, o.Quantity, o.Amount, o.Currency, o.Coupon, o.Hash[:], o.ReservedAt, o.PayBy)
 	}
-	s.end()
+	s.End()
 }
 
 // appendBuyers adds units to buyers' rows, which come into being where they are missing.
-func (w *writes) appendBuyers(s *script) { appendUpsertBuyers(s, w.buyers, "buyers.units+") }
+func (w *writes) appendBuyers(s *dialect.Script) { appendUpsertBuyers(s, w.buyers, "buyers.units+") }
 
 // appendUpsertBuyers writes buyers' rows; to what is there before, it is prefixed.
-func appendUpsertBuyers(s *script, buyers []buyerUnits, before string) {
+func appendUpsertBuyers(s *dialect.Script, buyers []buyerUnits, before string) {
 	if len(buyers) == 0 {
 		return
 	}
-	s.raw("INSERT INTO buyers (sku,user_id,units,unit_limit) VALUES ")
+	s.Raw("INSERT INTO buyers (sku,user_id,units,unit_limit) VALUES ")
 	for i, b := range buyers {
-		s.row(i, b.sku, b.user, b.units, b.limit)
+		s.Row(i, b.sku, b.user, b.units, b.limit)
 	}
-	s.raw(s.dialect.onConflict("sku,user_id"))
-	s.raw("units=" + before + s.dialect.inserted("units") + ",unit_limit=" + s.dialect.inserted("unit_limit"))
-	s.end()
+	s.Raw(s.Dialect.OnConflict("sku,user_id"))
+	s.Raw("units=" + before + s.Dialect.Inserted("units") + ",unit_limit=" + s.Dialect.Inserted("unit_limit"))
+	s.End()
 }
 
 // appendDue writes one row per time at which orders of this transaction fall due:
 // most often one in all, so that finding what is due costs an order 16 bytes. The mark
 // is of the latest.
-func (w *writes) appendDue(s *script) *attemptMark {
+func (w *writes) appendDue(s *dialect.Script) *attemptMark {
 	if len(w.orders) == 0 {
 		return nil
 	}
@@ -175,12 +163,12 @@ func (w *writes) appendDue(s *script) *attemptMark {
 	for _, o := range w.orders {
 		byTime[o.PayBy] = append(byTime[o.PayBy], o.ID[:]...)
 	}
-	s.raw("INSERT INTO due (pay_by,slot,ids) VALUES ")
+	s.Raw("INSERT INTO due (pay_by,slot,ids) VALUES ")
 	for i, at := range slices.Sorted(maps.Keys(byTime)) {
 		mark.payBy = at
 		_, _ = rand.Read(mark.slot[:])
-		s.row(i, at, mark.slot[:], byTime[at])
+		s.Row(i, at, mark.slot[:], byTime[at])
 	}
-	s.end()
+	s.End()
 	return mark
 }

@@ -1,9 +1,14 @@
-package ledger
+package dialect
 
 import (
 	"context"
 	"testing"
+	"time"
+
+	"flashgate/internal/testenv"
 )
+
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 func seedLiterals(f *testing.F) {
 	for _, s := range []string{"", "user-1", "o'neil", `back\slash`, `\'`, "'; DROP TABLE orders; --", "\x00\x1a\r\n", "\xff\xfe'", "日本語", "%_", `"`} {
@@ -69,7 +74,7 @@ func FuzzMySQLLiterals(f *testing.F) {
 
 func FuzzSQLiteLiterals(f *testing.F) {
 	seedLiterals(f)
-	db, err := sqliteDialect{}.open(f.TempDir() + "/x.db")
+	db, err := sqliteDialect{}.Open(f.TempDir()+"/x.db", time.Second)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -89,7 +94,14 @@ func FuzzSQLiteLiterals(f *testing.F) {
 
 // TestLiteralsOnServer lets the server itself read every byte.
 func TestLiteralsOnServer(t *testing.T) {
-	b := mariaBed(t)
+	if testing.Short() {
+		t.Skip("needs a real server; run without -short")
+	}
+	db, err := mysqlDialect{}.Open(testenv.MariaDB(t).DSN, testenv.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
 	all := make([]byte, 0, 1024)
 	for hi := range 4 {
 		for lo := range 256 {
@@ -97,11 +109,11 @@ func TestLiteralsOnServer(t *testing.T) {
 		}
 	}
 	d := mysqlDialect{}
-	q := append([]byte("SELECT "), d.appendBytes(nil, all)...)
-	q = append(append(q, ", "...), d.appendBytes(nil, all[:16])...)
-	q = append(append(q, ", "...), d.appendString(nil, "it's a \\ \n\r\x00\x1a \" 日本")...)
+	q := append([]byte("SELECT "), d.AppendBytes(nil, all)...)
+	q = append(append(q, ", "...), d.AppendBytes(nil, all[:16])...)
+	q = append(append(q, ", "...), d.AppendString(nil, "it's a \\ \n\r\x00\x1a \" 日本")...)
 	var long, short, text []byte
-	if err := b.raw.QueryRowContext(t.Context(), string(q)).Scan(&long, &short, &text); err != nil {
+	if err := db.QueryRowContext(t.Context(), string(q)).Scan(&long, &short, &text); err != nil {
 		t.Fatal(err)
 	}
 	if string(long) != string(all) || string(short) != string(all[:16]) || string(text) != "it's a \\ \n\r\x00\x1a \" 日本" {

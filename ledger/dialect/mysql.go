@@ -1,4 +1,4 @@
-package ledger
+package dialect
 
 import (
 	"context"
@@ -25,10 +25,10 @@ const sessionSetup = `SET NAMES utf8mb4 COLLATE utf8mb4_bin;
 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,innodb_lock_wait_timeout=1,lock_wait_timeout=1/*M!,idle_transaction_timeout=3,check_constraint_checks=ON,in_predicate_conversion_threshold=0*/`
 
-func (mysqlDialect) name() string       { return "mysql" }
-func (mysqlDialect) singleWriter() bool { return false }
+func (mysqlDialect) Name() string       { return "mysql" }
+func (mysqlDialect) SingleWriter() bool { return false }
 
-func (d mysqlDialect) open(dsn string) (*sql.DB, error) {
+func (d mysqlDialect) Open(dsn string, call time.Duration) (*sql.DB, error) {
 	cfg, err := mysqlConfig(dsn)
 	if err != nil {
 		return nil, err
@@ -37,15 +37,15 @@ func (d mysqlDialect) open(dsn string) (*sql.DB, error) {
 		cfg.Timeout = 3 * time.Second
 	}
 	if cfg.ReadTimeout == 0 {
-		cfg.ReadTimeout = callTimeout
+		cfg.ReadTimeout = call
 	}
 	if cfg.WriteTimeout == 0 {
-		cfg.WriteTimeout = callTimeout
+		cfg.WriteTimeout = call
 	}
 	return openMySQL(cfg, sessionSetup+plainSession())
 }
 
-func (d mysqlDialect) openForMigration(dsn string) (*sql.DB, error) {
+func (d mysqlDialect) OpenForMigration(dsn string) (*sql.DB, error) {
 	cfg, err := mysqlConfig(dsn)
 	if err != nil {
 		return nil, err
@@ -103,52 +103,52 @@ func (c *setupConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-func (mysqlDialect) classify(err error) failure {
+func (mysqlDialect) Classify(err error) Failure {
 	if err == nil {
-		return noFailure
+		return NoFailure
 	}
 	if errors.Is(err, driver.ErrBadConn) {
-		return notSent
+		return NotSent
 	}
 	var e *mysql.MySQLError
 	if !errors.As(err, &e) {
-		return outcomeOff
+		return OutcomeOff
 	}
 	switch e.Number {
 	case 1062, // duplicate key
 		4025, 3819, // CHECK, MariaDB and MySQL
 		1242,       // a guard: rows are missing or have changed
 		1690, 1264: // figures out of range
-		return violated
+		return Violated
 	case 1205:
-		return waitedOut
+		return WaitedOut
 	case 1213, 1020: // deadlock, record changed
-		return contended
+		return Contended
 	case 1053, 1927, 4031, 1317, 1180, 1158, 1159, 1160, 1161: // shutdown, killed, idle, interrupted, commit failed, network
-		return outcomeOff
+		return OutcomeOff
 	}
-	return otherwise
+	return Otherwise
 }
 
-func (mysqlDialect) appendString(b []byte, s string) []byte { return appendMySQLString(b, s) }
-func (mysqlDialect) appendBytes(b []byte, p []byte) []byte {
+func (mysqlDialect) AppendString(b []byte, s string) []byte { return appendMySQLString(b, s) }
+func (mysqlDialect) AppendBytes(b []byte, p []byte) []byte {
 	if len(p) <= 16 {
 		return appendHex(b, p)
 	}
 	return appendMySQLBinary(b, p)
 }
-func (mysqlDialect) begin() string                 { return "START TRANSACTION" }
-func (mysqlDialect) forUpdate() string             { return " FOR UPDATE" }
-func (mysqlDialect) skipLocked() string            { return " FOR UPDATE SKIP LOCKED" }
-func (mysqlDialect) byPrimaryKey() string          { return " FORCE INDEX (PRIMARY)" }
-func (mysqlDialect) byIndex(name string) string    { return " FORCE INDEX (" + name + ")" }
-func (mysqlDialect) onConflict(string) string      { return " ON DUPLICATE KEY UPDATE " }
-func (mysqlDialect) inserted(column string) string { return "VALUES(" + column + ")" }
+func (mysqlDialect) Begin() string                 { return "START TRANSACTION" }
+func (mysqlDialect) ForUpdate() string             { return " FOR UPDATE" }
+func (mysqlDialect) SkipLocked() string            { return " FOR UPDATE SKIP LOCKED" }
+func (mysqlDialect) ByPrimaryKey() string          { return " FORCE INDEX (PRIMARY)" }
+func (mysqlDialect) ByIndex(name string) string    { return " FORCE INDEX (" + name + ")" }
+func (mysqlDialect) OnConflict(string) string      { return " ON DUPLICATE KEY UPDATE " }
+func (mysqlDialect) Inserted(column string) string { return "VALUES(" + column + ")" }
 
-// fence takes the named lock that belongs to the committer. Where an earlier
+// Fence takes the named lock that belongs to the committer. Where an earlier
 // connection of the committer still has it, that connection is ended first: once the
 // lock is ours, nothing sent on the earlier one can commit any more.
-func (mysqlDialect) fence(ctx context.Context, conn *sql.Conn, name string) (int64, error) {
+func (mysqlDialect) Fence(ctx context.Context, conn *sql.Conn, name string) (int64, error) {
 	// MySQL does not know MariaDB's limit on idle transactions. A limit on idle
 	// connections serves: an idle committer finds out by its ping and connects again.
 	var version string
@@ -185,14 +185,14 @@ func (mysqlDialect) fence(ctx context.Context, conn *sql.Conn, name string) (int
 	}
 }
 
-// exec sends the whole script as one packet.
-func (mysqlDialect) exec(ctx context.Context, conn *sql.Conn, s *script) error {
+// Exec sends the whole script as one packet.
+func (mysqlDialect) Exec(ctx context.Context, conn *sql.Conn, s *Script) error {
 	return conn.Raw(func(dc any) error {
 		x, ok := dc.(driver.ExecerContext)
 		if !ok {
 			return errors.New("the driver cannot run text")
 		}
-		res, err := x.ExecContext(ctx, string(s.text), nil)
+		res, err := x.ExecContext(ctx, string(s.Text), nil)
 		if err != nil {
 			return err
 		}
@@ -202,20 +202,20 @@ func (mysqlDialect) exec(ctx context.Context, conn *sql.Conn, s *script) error {
 		}
 		ids := r.AllLastInsertIds()
 		for i, m := range s.expects {
-			if m.what == outboxInsert && i < len(ids) {
-				s.firstOutboxID = ids[i]
+			if m.what == OutboxInsert && i < len(ids) {
+				s.FirstOutboxID = ids[i]
 			}
 		}
 		return nil
 	})
 }
 
-// settings refuses a server whose configuration would break a promise.
-func (mysqlDialect) settings(ctx context.Context, conn *sql.Conn) error {
+// Settings refuses a server whose configuration would break a promise.
+func (mysqlDialect) Settings(ctx context.Context, conn *sql.Conn) error {
 	var version, mode, readOnly, bent string
 	var flush, binlog, syncBinlog int
 	err := conn.QueryRowContext(ctx, `SELECT VERSION(), @@SESSION.sql_mode, @@GLOBAL.read_only,
-		@@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.log_bin, @@GLOBAL.sync_binlog, `+bentSession()).
+		@@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.log_bin, @@GLOBAL.sync_binlog, `+BentSession()).
 		Scan(&version, &mode, &readOnly, &flush, &binlog, &syncBinlog, &bent)
 	if err != nil {
 		return err
@@ -223,17 +223,17 @@ func (mysqlDialect) settings(ctx context.Context, conn *sql.Conn) error {
 	if on, err := galera(ctx, conn); err != nil {
 		return err
 	} else if on {
-		return &proofError{"wsrep_on is ON: a Galera cluster may lose updates of concurrent transactions though all its nodes are well; use one writable primary with replicas"}
+		return &ProofError{"wsrep_on is ON: a Galera cluster may lose updates of concurrent transactions though all its nodes are well; use one writable primary with replicas"}
 	}
 	switch {
 	case flush != 1:
-		return &proofError{fmt.Sprintf("innodb_flush_log_at_trx_commit is %d and must be 1: a reserved order must survive a power cut", flush)}
+		return &ProofError{fmt.Sprintf("innodb_flush_log_at_trx_commit is %d and must be 1: a reserved order must survive a power cut", flush)}
 	case binlog == 1 && syncBinlog != 1:
-		return &proofError{fmt.Sprintf("sync_binlog is %d and must be 1 while log_bin is on: recovery rolls back what the binary log lacks", syncBinlog)}
+		return &ProofError{fmt.Sprintf("sync_binlog is %d and must be 1 while log_bin is on: recovery rolls back what the binary log lacks", syncBinlog)}
 	case !strings.Contains(mode, "STRICT_ALL_TABLES"):
-		return &proofError{"sql_mode is not strict: values out of range would be cut instead of refused"}
+		return &ProofError{"sql_mode is not strict: values out of range would be cut instead of refused"}
 	case bent != "":
-		return &proofError{"these settings of a session keep another value than the one that was set: " + bent + "; is there a proxy in between?"}
+		return &ProofError{"these settings of a session keep another value than the one that was set: " + bent + "; is there a proxy in between?"}
 	case readOnly != "0" && readOnly != "OFF":
 		// A replica may be promoted while we wait, so this is not final.
 		return fmt.Errorf("%s is read_only: is it a replica?", version)
@@ -253,7 +253,8 @@ func galera(ctx context.Context, conn *sql.Conn) (bool, error) {
 	return strings.EqualFold(value, "ON") || value == "1", err
 }
 
-func isMissingTable(err error) bool {
+// IsMissingTable reports whether a statement failed because a table is not there.
+func IsMissingTable(err error) bool {
 	var e *mysql.MySQLError
 	if errors.As(err, &e) {
 		return e.Number == 1146
@@ -261,82 +262,82 @@ func isMissingTable(err error) bool {
 	return isSQLiteMissingTable(err)
 }
 
-// addSold adds units by upsert, which locks exactly the rows it names. A SKU whose
+// AddSold adds units by upsert, which locks exactly the rows it names. A SKU whose
 // rules have changed since is refused by the CHECK. A row that did not exist would be
 // inserted: the guard behind notices, because an insert counts one row and an update
 // two, and fails by a subquery of two rows, before the COMMIT.
-func (d mysqlDialect) addSold(s *script, rows []soldUnits) {
-	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
+func (d mysqlDialect) AddSold(s *Script, rows []SoldUnits) {
+	s.Raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
 	for i, r := range rows {
-		s.row(i, r.sku, r.segment, r.units, 0, r.units, r.version)
+		s.Row(i, r.SKU, r.Segment, r.Units, 0, r.Units, r.Version)
 	}
-	s.raw(" ON DUPLICATE KEY UPDATE sold=IF(sku_version=VALUES(sku_version),sold+VALUES(sold),-1)")
-	d.endExactly(s, 2*len(rows))
+	s.Raw(" ON DUPLICATE KEY UPDATE sold=IF(sku_version=VALUES(sku_version),sold+VALUES(sold),-1)")
+	d.EndExactly(s, 2*len(rows))
 }
 
 // mysqlClock is UTC, because local time is ambiguous for an hour every autumn. Such a
 // function keeps the time at which its statement began.
 const mysqlClock = "TIMESTAMPDIFF(MICROSECOND,'1970-01-01',UTC_TIMESTAMP(6))"
 
-func (mysqlDialect) clock() string { return "SELECT " + mysqlClock }
+func (mysqlDialect) Clock() string { return "SELECT " + mysqlClock }
 
-func (mysqlDialect) openBefore(s *script, closes int64) {
-	s.raw("SET @flashgate_open=IF(" + mysqlClock + "<")
-	s.int(closes * 1000)
-	s.raw(",1,(SELECT 1 UNION SELECT 2))")
-	s.end()
+func (mysqlDialect) OpenBefore(s *Script, closes int64) {
+	s.Raw("SET @flashgate_open=IF(" + mysqlClock + "<")
+	s.Int(closes * 1000)
+	s.Raw(",1,(SELECT 1 UNION SELECT 2))")
+	s.End()
 }
 
-// setStock gives locked rows their new figures.
-func (d mysqlDialect) setStock(s *script, rows []lockedStock) {
-	s.raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
+// SetStock gives locked rows their new figures.
+func (d mysqlDialect) SetStock(s *Script, rows []LockedStock) {
+	s.Raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")
 	for i, r := range rows {
-		s.row(i, r.sku, r.segment, r.Total, r.Reserved, r.Sold, 0)
+		s.Row(i, r.SKU, r.Segment, r.Total, r.Reserved, r.Sold, 0)
 	}
-	s.raw(" ON DUPLICATE KEY UPDATE total=VALUES(total),sold=VALUES(sold)")
-	d.endExactly(s, 2*len(rows))
+	s.Raw(" ON DUPLICATE KEY UPDATE total=VALUES(total),sold=VALUES(sold)")
+	d.EndExactly(s, 2*len(rows))
 }
 
-// query sends the script as one packet and hands each result set to its reader.
-func (mysqlDialect) query(ctx context.Context, conn *sql.Conn, s *script, read ...func(*sql.Rows) error) error {
-	rows, err := conn.QueryContext(ctx, string(s.text))
+// Query sends the script as one packet and hands each result set to its reader.
+func (mysqlDialect) Query(ctx context.Context, conn *sql.Conn, s *Script, read ...func(*sql.Rows) error) error {
+	rows, err := conn.QueryContext(ctx, string(s.Text))
 	if err != nil {
 		return err
 	}
 	for i, fn := range read {
 		if i > 0 && !rows.NextResultSet() {
-			return closeRows(rows, errors.New("a result set is missing"))
+			return CloseRows(rows, errors.New("a result set is missing"))
 		}
 		for rows.Next() {
 			if err := fn(rows); err != nil {
-				return closeRows(rows, err)
+				return CloseRows(rows, err)
 			}
 		}
 		if err := rows.Err(); err != nil {
-			return closeRows(rows, err)
+			return CloseRows(rows, err)
 		}
 	}
-	return closeRows(rows, nil)
+	return CloseRows(rows, nil)
 }
 
-func (mysqlDialect) endExactly(s *script, rows int) {
-	s.end()
-	s.raw(fmt.Sprintf("SET @flashgate=IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))", rows))
-	s.end()
+func (mysqlDialect) EndExactly(s *Script, rows int) {
+	s.End()
+	s.Raw(fmt.Sprintf("SET @flashgate=IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))", rows))
+	s.End()
 }
 
-func (mysqlDialect) lease(s *script, name string, token int64) {
-	s.raw("SELECT COUNT(*) INTO @flashgate FROM job_leases WHERE name=")
-	s.str(name)
-	s.raw(" AND token=")
-	s.int(token)
-	s.raw(" LOCK IN SHARE MODE")
-	s.end()
-	s.raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
-	s.end()
+func (mysqlDialect) Lease(s *Script, name string, token int64) {
+	s.Raw("SELECT COUNT(*) INTO @flashgate FROM job_leases WHERE name=")
+	s.Str(name)
+	s.Raw(" AND token=")
+	s.Int(token)
+	s.Raw(" LOCK IN SHARE MODE")
+	s.End()
+	s.Raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
+	s.End()
 }
 
-// snapshot begins a transaction that sees one state of everything.
-func (mysqlDialect) snapshot() []string {
+// Snapshot begins a transaction that sees one state of everything.
+func (mysqlDialect) Snapshot() []string {
 	return []string{"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"}
 }

@@ -1,4 +1,4 @@
-package ledger
+package dialect
 
 import "strings"
 
@@ -25,9 +25,9 @@ func plainSession() string {
 	return "; SET SESSION TRANSACTION READ WRITE; SET SESSION " + eachSetting(",", func(s string) string { return s })
 }
 
-// bentSession is an expression for the names of those that have another value, "" where
+// BentSession is an expression for the names of those that have another value, "" where
 // there are none.
-func bentSession() string {
+func BentSession() string {
 	named := func(s string) string {
 		name, value, _ := strings.Cut(s, "=")
 		if name == "completion_type" {
