@@ -86,18 +86,8 @@ func notArchived(left []error) error {
 // skusAfter reads the next SKUs in the order of names.
 func (db *DB) skusAfter(ctx context.Context, after string) ([]*sale.SKU, error) {
 	rows, err := read(ctx, db.pools.control, "SELECT "+skuColumns+" FROM skus WHERE sku > ? ORDER BY sku LIMIT ?", after, retainPage)
-	if err != nil {
-		return nil, db.away(ctx, err)
-	}
-	var page []*sale.SKU
-	for rows.Next() {
-		var sku *sale.SKU
-		if sku, err = scanSKU(rows); err != nil {
-			break
-		}
-		page = append(page, sku)
-	}
-	return page, db.away(ctx, dialect.CloseRows(rows, err))
+	page, err := scanAll(rows, err, scanSKU)
+	return page, db.away(ctx, err)
 }
 
 // archivist is one run of Retain.
@@ -160,13 +150,8 @@ func (a *archivist) ready(ctx context.Context, sku string, next sale.Archive) (b
 	of := a.db.ordersOf(sku)
 	var some int
 	rows, err := read(ctx, a.db.pools.control, "SELECT COUNT(*) FROM (SELECT 1"+of+" LIMIT 1) AS some")
-	if err != nil {
-		return false, a.db.away(ctx, err)
-	}
-	if rows.Next() {
-		err = rows.Scan(&some)
-	}
-	return some == 0, a.db.away(ctx, dialect.CloseRows(rows, err))
+	err = each(rows, err, func(r scanner) error { return r.Scan(&some) })
+	return some == 0, a.db.away(ctx, err)
 }
 
 // errNotDue abandons a change that is no longer due: somebody changed the SKU meanwhile.
@@ -229,23 +214,20 @@ func (db *DB) finishedOrders(ctx context.Context, conn *sql.Conn, sku string) (f
 	f := finished{sold: make(map[int]int64)}
 	of := db.ordersOf(sku)
 	rows, err := conn.QueryContext(ctx, "SELECT order_id, segment, quantity, status"+of+" AND status <> 'reserved' ORDER BY order_id LIMIT ?"+db.dialect.ForUpdate(), archiveChunk)
-	if err != nil {
-		return f, err
-	}
-	for rows.Next() {
+	return f, each(rows, err, func(r scanner) error {
 		var id []byte
 		var segment int
 		var quantity int64
 		var status string
-		if err = rows.Scan(&id, &segment, &quantity, &status); err != nil {
-			break
+		if err := r.Scan(&id, &segment, &quantity, &status); err != nil {
+			return err
 		}
 		f.ids = append(f.ids, sale.OrderID(id))
 		if status == sale.StatusPaid.String() {
 			f.sold[segment] += quantity
 		}
-	}
-	return f, dialect.CloseRows(rows, err)
+		return nil
+	})
 }
 
 // appendMove moves the orders with their entries of the log, and their units within the
@@ -299,18 +281,7 @@ func (db *DB) archivedOf(ctx context.Context, conn *sql.Conn, sku string) ([]sal
 	first, last := sale.OrderIDsOf(sku)
 	rows, err := conn.QueryContext(ctx, "SELECT order_id FROM orders_archive WHERE order_id >= ? AND order_id <= ? AND sku = ? ORDER BY order_id LIMIT ?",
 		first[:], last[:], sku, archiveChunk)
-	if err != nil {
-		return nil, err
-	}
-	var ids []sale.OrderID
-	for rows.Next() {
-		var id []byte
-		if err = rows.Scan(&id); err != nil {
-			break
-		}
-		ids = append(ids, sale.OrderID(id))
-	}
-	return ids, dialect.CloseRows(rows, err)
+	return scanAll(rows, err, scanOrderID)
 }
 
 // FindEver returns those of the orders that have a row, also in the archive. Errors wrap

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 
-	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -29,10 +28,7 @@ func (db *DB) GiveBreakerOrder(ctx context.Context, o sale.BreakerOrder) ([]sale
 			return err
 		}
 		rows, err := conn.QueryContext(ctx, selectBreakerOrders)
-		if err != nil {
-			return err
-		}
-		orders, err = scanBreakerOrders(rows)
+		orders, err = scanAll(rows, err, scanBreakerOrder)
 		return err
 	})
 	if err != nil {
@@ -50,10 +46,7 @@ func (db *DB) BreakerOrders(ctx context.Context) ([]sale.BreakerOrder, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.times.call)
 	defer cancel()
 	rows, err := read(ctx, db.pools.leases, selectBreakerOrders)
-	if err != nil {
-		return nil, db.away(ctx, err)
-	}
-	orders, err := scanBreakerOrders(rows)
+	orders, err := scanAll(rows, err, scanBreakerOrder)
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
@@ -62,20 +55,10 @@ func (db *DB) BreakerOrders(ctx context.Context) ([]sale.BreakerOrder, error) {
 
 const selectBreakerOrders = "SELECT name, mode, until, reason, given_by, given_at FROM breaker_orders ORDER BY name"
 
-// scanBreakerOrders reads the result set to its end and closes it.
-func scanBreakerOrders(rows dialect.ResultSet) ([]sale.BreakerOrder, error) {
-	var orders []sale.BreakerOrder
-	for rows.Next() {
-		var o sale.BreakerOrder
-		var mode string
-		err := rows.Scan(&o.Name, &mode, &o.Until, &o.Reason, &o.By, &o.At)
-		if err == nil {
-			o.Mode, err = sale.ParseBreakerMode(mode)
-		}
-		if err != nil {
-			return nil, dialect.CloseRows(rows, err)
-		}
-		orders = append(orders, o)
+func scanBreakerOrder(r scanner) (o sale.BreakerOrder, err error) {
+	var mode string
+	if err = r.Scan(&o.Name, &mode, &o.Until, &o.Reason, &o.By, &o.At); err == nil {
+		o.Mode, err = sale.ParseBreakerMode(mode)
 	}
-	return orders, dialect.CloseRows(rows, nil)
+	return o, err
 }

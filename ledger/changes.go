@@ -61,18 +61,7 @@ func (db *DB) changesAfter(ctx context.Context, position int64) ([]changed, erro
 	defer cancel()
 	rows, err := read(ctx, db.pools.control, "SELECT sku, position FROM skus"+db.dialect.ByIndex("skus_position")+
 		" WHERE position > ? ORDER BY position LIMIT ?", position, changesPage)
-	if err != nil {
-		return nil, err
-	}
-	var page []changed
-	for rows.Next() {
-		var c changed
-		if err = rows.Scan(&c.name, &c.position); err != nil {
-			break
-		}
-		page = append(page, c)
-	}
-	return page, dialect.CloseRows(rows, err)
+	return scanAll(rows, err, func(r scanner) (c changed, err error) { return c, r.Scan(&c.name, &c.position) })
 }
 
 // changeWatch is how far one gateway has followed the changes. It belongs to one

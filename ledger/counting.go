@@ -114,10 +114,7 @@ func (db *DB) buyerWorkNames(ctx context.Context) ([]string, error) {
 		return nil, db.notReady()
 	}
 	rows, err := read(ctx, db.pools.control, "SELECT sku FROM buyer_work ORDER BY sku")
-	if err != nil {
-		return nil, db.away(ctx, err)
-	}
-	names, err := scanNames(rows)
+	names, err := scanAll(rows, err, scanName)
 	return names, db.away(ctx, err)
 }
 

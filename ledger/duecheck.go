@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"slices"
 
-	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -24,76 +23,61 @@ type dueOrder struct {
 // due list streamed past each.
 func (c scope) checkDue(ctx context.Context, conn *sql.Conn, bound int) (sale.Checked, error) {
 	found := sale.Checked{Check: "due_list", Promise: "every reserved order is on the due list, for its own pay_by"}
-	var after sale.OrderID
-	for first := true; ; first = false {
-		batch, err := c.readReserved(ctx, conn, after, first)
-		if err != nil || len(batch) == 0 {
-			return found, err
+	read := func(last *dueOrder) ([]dueOrder, error) {
+		after := []byte{} // which every id lies behind
+		if last != nil {
+			after = last.id[:]
 		}
+		return c.readReserved(ctx, conn, after)
+	}
+	err := eachPage(dueBatch, read, func(batch []dueOrder) error {
 		if err := strikeListed(ctx, conn, batch); err != nil {
-			return found, err
+			return err
 		}
 		for i := range batch {
 			o := &batch[i]
-			if o.listed {
+			if o.listed || found.More {
 				continue
 			}
 			if len(found.Findings) == bound {
 				found.More = true
-				return found, nil
+				continue
 			}
 			f := sale.Finding{Check: found.Check, OrderID: o.id, Detail: "reserved until " + sale.FormatTime(o.payBy) + ", and nothing will end it"}
 			if err := conn.QueryRowContext(ctx, "SELECT sku FROM orders WHERE order_id = ?", o.id[:]).Scan(&f.SKU); err != nil {
-				return found, err
+				return err
 			}
 			found.Findings = append(found.Findings, f)
 		}
-		after = batch[len(batch)-1].id
-	}
+		return nil
+	})
+	return found, err
 }
 
 // readReserved reads the next reserved orders in the order of ids.
-func (c scope) readReserved(ctx context.Context, conn *sql.Conn, after sale.OrderID, first bool) ([]dueOrder, error) {
-	compare := ">"
-	if first {
-		compare = ">="
-	}
-	rows, err := conn.QueryContext(ctx, "SELECT order_id, pay_by FROM orders WHERE order_id "+compare+" ? AND status = 'reserved'"+c.orders("orders")+" ORDER BY order_id LIMIT ?",
-		after[:], dueBatch)
-	if err != nil {
-		return nil, err
-	}
-	var batch []dueOrder
+func (c scope) readReserved(ctx context.Context, conn *sql.Conn, after []byte) ([]dueOrder, error) {
+	rows, err := conn.QueryContext(ctx, "SELECT order_id, pay_by FROM orders WHERE order_id > ? AND status = 'reserved'"+c.orders("orders")+" ORDER BY order_id LIMIT ?",
+		after, dueBatch)
 	var id sql.RawBytes
-	for rows.Next() {
-		var o dueOrder
-		if err = rows.Scan(&id, &o.payBy); err != nil {
-			break
-		}
+	return scanAll(rows, err, func(r scanner) (o dueOrder, err error) {
+		err = r.Scan(&id, &o.payBy)
 		copy(o.id[:], id)
-		batch = append(batch, o)
-	}
-	return batch, dialect.CloseRows(rows, err)
+		return o, err
+	})
 }
 
 // strikeListed marks the orders of the sorted batch that the due list has.
 func strikeListed(ctx context.Context, conn *sql.Conn, batch []dueOrder) error {
 	rows, err := conn.QueryContext(ctx, "SELECT pay_by, slot, ids FROM due")
-	if err != nil {
-		return err
-	}
-	for rows.Next() {
-		var r dueRow
-		if r, err = scanDue(rows); err != nil {
-			break
-		}
-		for _, id := range r.ids {
-			if i, ok := findDue(batch, id); ok && batch[i].payBy == r.payBy {
+	return each(rows, err, func(r scanner) error {
+		row, err := scanDue(r)
+		for _, id := range row.ids {
+			if i, ok := findDue(batch, id); ok && batch[i].payBy == row.payBy {
 				batch[i].listed = true
 			}
 		}
-	}
-	return dialect.CloseRows(rows, err)
+		return err
+	})
 }
 
 func findDue(batch []dueOrder, id sale.OrderID) (int, bool) {

@@ -98,10 +98,7 @@ func (e *erasure) look(ctx context.Context, conn *sql.Conn, table string, from s
 	}
 	rows, err := conn.QueryContext(ctx, "SELECT DISTINCT sku FROM "+table+e.db.dialect.ByPrimaryKey()+" WHERE order_id >= ? AND order_id <= ? AND user_id = ?",
 		from[:], next[:], e.user)
-	if err != nil {
-		return nil, from, true, err
-	}
-	skus, err = scanNames(rows)
+	skus, err = scanAll(rows, err, scanName)
 	return skus, next, more, err
 }
 
@@ -147,10 +144,7 @@ func (e *erasure) handle(ctx context.Context, table, sku string) error {
 func (e *erasure) mustStay(ctx context.Context, conn *sql.Conn, sku string) (why string, err error) {
 	of := e.db.ordersOf(sku)
 	rows, err := conn.QueryContext(ctx, "SELECT status"+of+" AND user_id = ? ORDER BY order_id"+e.db.dialect.ForUpdate(), e.user)
-	if err != nil {
-		return "", err
-	}
-	statuses, err := scanNames(rows)
+	statuses, err := scanAll(rows, err, scanName)
 	if err != nil {
 		return "", err
 	}

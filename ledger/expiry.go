@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -100,18 +99,7 @@ func someRows(rows []dueRow) int {
 func (db *DB) readDue(ctx context.Context, after dueKey, now int64) ([]dueRow, error) {
 	rows, err := read(ctx, db.pools.control, `SELECT pay_by, slot, ids FROM due WHERE pay_by >= ? AND pay_by <= ? AND (pay_by > ? OR slot > ?)
 		ORDER BY pay_by, slot LIMIT ?`, after.payBy, now, after.payBy, after.slot[:], duePage)
-	if err != nil {
-		return nil, err
-	}
-	var page []dueRow
-	for rows.Next() {
-		var r dueRow
-		if r, err = scanDue(rows); err != nil {
-			break
-		}
-		page = append(page, r)
-	}
-	return page, dialect.CloseRows(rows, err)
+	return scanAll(rows, err, scanDue)
 }
 
 func scanDue(r scanner) (dueRow, error) {

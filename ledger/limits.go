@@ -103,29 +103,26 @@ func appendDeleteBuyers(s *dialect.Script, sku string, users []string) {
 
 func (db *DB) someBuyers(ctx context.Context, conn *sql.Conn, sku string) ([]string, error) {
 	rows, err := conn.QueryContext(ctx, "SELECT user_id FROM buyers WHERE sku = ? ORDER BY user_id LIMIT ?", sku, db.buyersChunk)
-	if err != nil {
-		return nil, err
-	}
-	return scanNames(rows)
+	return scanAll(rows, err, scanName)
 }
 
 // liveUnits is what each buyer's live orders of the SKU hold.
 func (db *DB) liveUnits(ctx context.Context, conn *sql.Conn, sku string) (map[string]int64, error) {
 	of := db.ordersOf(sku)
 	rows, err := conn.QueryContext(ctx, "SELECT user_id, quantity"+of+" AND status IN "+live)
-	if err != nil {
-		return nil, err
-	}
-	units := make(map[string]int64)
-	for rows.Next() {
+	return addUp(rows, err)
+}
+
+// addUp reads rows of a user and a figure, and adds those of each.
+func addUp(rows dialect.ResultSet, err error) (map[string]int64, error) {
+	figures := make(map[string]int64)
+	return figures, each(rows, err, func(r scanner) error {
 		var user string
 		var n int64
-		if err = rows.Scan(&user, &n); err != nil {
-			break
-		}
-		units[user] += n
-	}
-	return units, dialect.CloseRows(rows, err)
+		err := r.Scan(&user, &n)
+		figures[user] += n
+		return err
+	})
 }
 
 // insertBuyers writes what every buyer holds. Who holds more than the limit keeps it,

@@ -17,10 +17,7 @@ func (db *DB) Opening(ctx context.Context, from, to int64, limit int) ([]string,
 	rows, err := read(ctx, db.pools.control, "SELECT sku FROM skus"+db.dialect.ByIndex("skus_opens_at")+
 		" WHERE opens_at > ? AND opens_at <= ? AND state = ? AND counting = 0 AND heat <> ? ORDER BY opens_at LIMIT ?",
 		from, to, sale.StateOpen.String(), sale.HeatCold.String(), limit)
-	if err != nil {
-		return nil, db.away(ctx, err)
-	}
-	names, err := scanNames(rows)
+	names, err := scanAll(rows, err, scanName)
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}

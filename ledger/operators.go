@@ -76,19 +76,14 @@ func (db *DB) ListSKUs(ctx context.Context, after string, limit int) ([]sale.Lis
 	const sum = ", (SELECT COALESCE(SUM(%[1]s), 0) FROM stock WHERE stock.sku = skus.sku) AS sum_%[1]s"
 	rows, err := read(ctx, db.pools.control, "SELECT "+skuColumns+fmt.Sprintf(sum, "total")+fmt.Sprintf(sum, "reserved")+
 		fmt.Sprintf(sum, "sold")+" FROM skus WHERE sku > ? ORDER BY sku LIMIT ?", after, limit)
-	if err != nil {
-		return nil, db.away(ctx, err)
-	}
-	var list []sale.Listing
-	for rows.Next() {
-		var sum sale.Stock
-		var sku *sale.SKU
-		if sku, err = scanSKU(widerRow{rows, []any{&sum.Total, &sum.Reserved, &sum.Sold}}); err != nil {
-			break
+	list, err := scanAll(rows, err, func(r scanner) (l sale.Listing, err error) {
+		sku, err := scanSKU(widerRow{r, []any{&l.Stock.Total, &l.Stock.Reserved, &l.Stock.Sold}})
+		if err == nil {
+			l.SKU = *sku
 		}
-		list = append(list, sale.Listing{SKU: *sku, Stock: sum})
-	}
-	if err := dialect.CloseRows(rows, err); err != nil {
+		return l, err
+	})
+	if err != nil {
 		return nil, db.away(ctx, err)
 	}
 	db.noteErr(nil)
@@ -258,18 +253,9 @@ func (db *DB) lockSKU(ctx context.Context, conn *sql.Conn, name string) (*sale.S
 func (db *DB) lockStock(ctx context.Context, conn *sql.Conn, name string) ([]segmentStock, error) {
 	rows, err := conn.QueryContext(ctx, "SELECT segment, total, reserved, sold FROM stock"+db.dialect.ByPrimaryKey()+
 		" WHERE sku = ? ORDER BY segment"+db.dialect.ForUpdate(), name)
-	if err != nil {
-		return nil, err
-	}
-	var locked []segmentStock
-	for rows.Next() {
-		var r segmentStock
-		if err = rows.Scan(&r.segment, &r.Total, &r.Reserved, &r.Sold); err != nil {
-			break
-		}
-		locked = append(locked, r)
-	}
-	return locked, dialect.CloseRows(rows, err)
+	return scanAll(rows, err, func(r scanner) (s segmentStock, err error) {
+		return s, r.Scan(&s.segment, &s.Total, &s.Reserved, &s.Sold)
+	})
 }
 
 // changeDone reports whether an earlier attempt at this change was committed, and by how

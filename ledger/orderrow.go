@@ -31,18 +31,10 @@ func (db *DB) readOrders(ctx context.Context, conn *sql.Conn, ids []sale.OrderID
 	s.IDs(ids)
 	s.Raw(") ORDER BY o.order_id")
 	rows, err := conn.QueryContext(ctx, string(s.Text))
-	if err != nil {
-		return nil, err
-	}
-	found := make([]orderRow, 0, len(ids))
-	for rows.Next() {
-		var row orderRow
-		if row.Order, err = scanOrder(widerRow{rows, []any{&row.stockVersion, &row.limit, &row.counting}}); err != nil {
-			break
-		}
-		found = append(found, row)
-	}
-	return found, dialect.CloseRows(rows, err)
+	return scanAll(rows, err, func(r scanner) (row orderRow, err error) {
+		row.Order, err = scanOrder(widerRow{r, []any{&row.stockVersion, &row.limit, &row.counting}})
+		return row, err
+	})
 }
 
 // qualified puts a table's alias before each column of a list.

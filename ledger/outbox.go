@@ -135,10 +135,7 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 		"(SELECT MIN(id) FROM (SELECT id, at, SUM(size) OVER (ORDER BY id) - size AS ahead FROM "+
 		"(SELECT id, at, LENGTH(payload) AS size FROM outbox WHERE id > ?"+but+" ORDER BY id LIMIT ?) page) sized WHERE at > ? AND at <= ? OR ahead >= ?), 9223372036854775807)"+
 		" AND id > ?"+but+" ORDER BY id LIMIT ?", args...)
-	if err != nil {
-		return nil, db.away(ctx, err)
-	}
-	out, err := scanOutbox(rows)
+	out, err := scanAll(rows, err, scanOutbox)
 	if err != nil {
 		return nil, db.away(ctx, err)
 	}
@@ -146,22 +143,16 @@ func (db *DB) PendingOutbox(ctx context.Context, olderThan time.Duration, afterI
 	return out, nil
 }
 
-// scanOutbox reads the result set to its end and closes it. A payload that cannot be read
-// is its row's trouble, not that of the rows behind it.
-func scanOutbox(rows dialect.ResultSet) ([]sale.OutboxRow, error) {
-	var out []sale.OutboxRow
-	var err error
-	for rows.Next() {
-		var r sale.OutboxRow
-		var msg []byte
-		var kind string
-		if err = rows.Scan(&r.ID, &msg, &r.SKU, &kind, &r.Payload, &r.At); err != nil {
-			break
-		}
-		r.Payload, r.Damage = unpackPayload(r.Payload)
-		copy(r.MsgID[:], msg)
-		r.Kind = sale.Kind(kind)
-		out = append(out, r)
+// scanOutbox reads one row. A payload that cannot be read is its row's trouble, not that of
+// the rows behind it.
+func scanOutbox(r scanner) (row sale.OutboxRow, err error) {
+	var msg []byte
+	var kind string
+	if err = r.Scan(&row.ID, &msg, &row.SKU, &kind, &row.Payload, &row.At); err != nil {
+		return row, err
 	}
-	return out, dialect.CloseRows(rows, err)
+	row.Payload, row.Damage = unpackPayload(row.Payload)
+	copy(row.MsgID[:], msg)
+	row.Kind = sale.Kind(kind)
+	return row, nil
 }

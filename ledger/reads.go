@@ -14,9 +14,6 @@ import (
 // orderColumns is what scanOrder reads, in its order.
 const orderColumns = "order_id, sku, segment, user_id, quantity, amount, currency, coupon, status, request_hash, reserved_at, pay_by, version"
 
-// scanner is what a row of either kind offers.
-type scanner interface{ Scan(dest ...any) error }
-
 func scanOrder(r scanner) (sale.Order, error) {
 	var o sale.Order
 	var id, hash []byte

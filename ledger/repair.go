@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -220,42 +219,50 @@ func (db *DB) repairLocked(ctx context.Context, fn func(ctx context.Context, on 
 	})
 }
 
+// wrongRow is the key of a row that a query found.
+type wrongRow[K any] struct {
+	sku string
+	key K
+}
+
 // eachWrong hands fn the keys of the rows that the query finds, SKU by SKU. The query
 // reads pages, each after the last key of the one before; all keys are behind least. A SKU
 // whose rows cannot be repaired, because somebody holds them or they refuse it, is counted
 // as left and holds up no other.
 func eachWrong[K any](ctx context.Context, db *DB, query string, least K, done *sale.Repairs, fn func(sku string, keys []K) error) error {
-	sku, after := "", least
-	var left []error
-	for {
-		var skus []string
-		var keys []K
-		err := db.listWrong(ctx, query, []any{sku, sku, after, repairPage}, func(r scanner) error {
-			err := r.Scan(&sku, &after)
-			skus, keys = append(skus, sku), append(keys, after)
+	read := func(last *wrongRow[K]) (page []wrongRow[K], err error) {
+		if last == nil {
+			last = &wrongRow[K]{"", least}
+		}
+		err = db.listWrong(ctx, query, []any{last.sku, last.sku, last.key, repairPage}, func(r scanner) error {
+			var row wrongRow[K]
+			err := r.Scan(&row.sku, &row.key)
+			page = append(page, row)
 			return err
 		})
-		if err != nil {
-			return err
-		}
-		if len(keys) == 0 {
-			break
-		}
-		for len(keys) > 0 {
-			n := 1
-			for n < len(keys) && skus[n] == skus[0] {
-				n++
+		return page, err
+	}
+	var left []error
+	err := eachPage(repairPage, read, func(page []wrongRow[K]) error {
+		for len(page) > 0 {
+			sku := page[0].sku
+			var keys []K
+			for len(page) > 0 && page[0].sku == sku {
+				keys, page = append(keys, page[0].key), page[1:]
 			}
-			err := fn(skus[0], keys[:n])
+			err := fn(sku, keys)
 			switch {
 			case errors.Is(err, errHeld), errors.Is(err, errRefused):
-				done.Left += n
-				left = append(left, fmt.Errorf("SKU %s: %w", skus[0], err))
+				done.Left += len(keys)
+				left = append(left, fmt.Errorf("SKU %s: %w", sku, err))
 			case err != nil:
 				return err
 			}
-			skus, keys = skus[n:], keys[n:]
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return notRepaired(left)
 }
@@ -276,19 +283,7 @@ func (db *DB) buyerFigures(ctx context.Context, conn *sql.Conn, query string, ar
 		args = append(args, user)
 	}
 	rows, err := conn.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	figures := make(map[string]int64)
-	for rows.Next() {
-		var user string
-		var n int64
-		if err = rows.Scan(&user, &n); err != nil {
-			break
-		}
-		figures[user] = n
-	}
-	return figures, dialect.CloseRows(rows, err)
+	return addUp(rows, err)
 }
 
 // listWrong runs a query over large tables and reads its few rows.
@@ -298,15 +293,7 @@ func (db *DB) listWrong(ctx context.Context, query string, args []any, read func
 	}
 	return db.unhurried(ctx, func(conn *sql.Conn) error {
 		rows, err := conn.QueryContext(ctx, query, args...)
-		if err != nil {
-			return db.away(ctx, fmt.Errorf("look for wrong rows: %w", err))
-		}
-		for rows.Next() {
-			if err = read(rows); err != nil {
-				break
-			}
-		}
-		if err := dialect.CloseRows(rows, err); err != nil {
+		if err := each(rows, err, read); err != nil {
 			return db.away(ctx, fmt.Errorf("look for wrong rows: %w", err))
 		}
 		return nil

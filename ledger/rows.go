@@ -133,15 +133,3 @@ func appendSKUsRead(s *dialect.Script, jobs []*job) {
 	s.Raw(")")
 	s.EndWith(dialect.Selects, 0)
 }
-
-// scanNames reads a result set of one column of text to its end and closes it.
-func scanNames(rows dialect.ResultSet) (names []string, err error) {
-	for rows.Next() {
-		var name string
-		if err = rows.Scan(&name); err != nil {
-			break
-		}
-		names = append(names, name)
-	}
-	return names, dialect.CloseRows(rows, err)
-}

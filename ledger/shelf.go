@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 
-	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -26,19 +25,15 @@ type shelf struct {
 // the rows' versions has rules that are no older.
 func newShelf(ctx context.Context, conn *sql.Conn, sku string) (*shelf, error) {
 	rows, err := conn.QueryContext(ctx, "SELECT segment, total, reserved, sold, sku_version FROM stock WHERE sku = ? ORDER BY segment", sku)
-	if err != nil {
-		return nil, err
-	}
 	f := &shelf{units: make(map[string]int64)}
-	for rows.Next() {
-		var r segmentStock
+	err = each(rows, err, func(r scanner) error {
+		var s segmentStock
 		var version int64
-		if err = rows.Scan(&r.segment, &r.Total, &r.Reserved, &r.Sold, &version); err != nil {
-			break
-		}
-		f.before, f.versions = append(f.before, r), append(f.versions, version)
-	}
-	if err := dialect.CloseRows(rows, err); err != nil {
+		err := r.Scan(&s.segment, &s.Total, &s.Reserved, &s.Sold, &version)
+		f.before, f.versions = append(f.before, s), append(f.versions, version)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	f.stock, f.raised = slices.Clone(f.before), make([]bool, len(f.before))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -47,34 +46,16 @@ func (db *DB) InSnapshot(ctx context.Context, fn func(s *Snapshot) error) error 
 // EachOrder hands over the orders whose ids lie in [from, to], in the order of ids, in
 // chunks that fn must not keep.
 func (s *Snapshot) EachOrder(ctx context.Context, from, to sale.OrderID, fn func(orders []sale.Order) error) error {
-	query := "SELECT " + orderColumns + " FROM orders" + s.db.dialect.ByPrimaryKey() + " WHERE order_id %s ? AND order_id <= ? ORDER BY order_id LIMIT ?"
-	chunk := make([]sale.Order, 0, eachChunk)
-	for compare := ">="; ; compare = ">" {
-		chunk = chunk[:0]
-		rows, err := s.conn.QueryContext(ctx, fmt.Sprintf(query, compare), from[:], to[:], eachChunk)
-		if err != nil {
-			return s.db.away(ctx, err)
+	return eachPage(eachChunk, func(last *sale.Order) ([]sale.Order, error) {
+		compare := ">="
+		if last != nil {
+			compare, from = ">", last.ID
 		}
-		for rows.Next() {
-			o, err := scanOrder(rows)
-			if err != nil {
-				return s.db.away(ctx, dialect.CloseRows(rows, err))
-			}
-			chunk = append(chunk, o)
-		}
-		if err := dialect.CloseRows(rows, nil); err != nil {
-			return s.db.away(ctx, err)
-		}
-		if len(chunk) > 0 {
-			if err := fn(chunk); err != nil {
-				return err
-			}
-		}
-		if len(chunk) < eachChunk {
-			return nil
-		}
-		from = chunk[len(chunk)-1].ID
-	}
+		rows, err := s.conn.QueryContext(ctx, "SELECT "+orderColumns+" FROM orders"+s.db.dialect.ByPrimaryKey()+
+			" WHERE order_id "+compare+" ? AND order_id <= ? ORDER BY order_id LIMIT ?", from[:], to[:], eachChunk)
+		page, err := scanAll(rows, err, scanOrder)
+		return page, s.db.away(ctx, err)
+	}, fn)
 }
 
 // pendingPage is how many rows of the outbox, each with the events of a transaction,
@@ -84,25 +65,23 @@ const pendingPage = 64
 // EachPending hands over the rows of the outbox, in row order: what has been written
 // and not yet acknowledged by the world.
 func (s *Snapshot) EachPending(ctx context.Context, fn func(row sale.OutboxRow) error) error {
-	for after := int64(0); ; {
+	read := func(last *sale.OutboxRow) ([]sale.OutboxRow, error) {
+		after := int64(0)
+		if last != nil {
+			after = last.ID
+		}
 		rows, err := s.conn.QueryContext(ctx, "SELECT id, msg_id, sku, kind, payload, at FROM outbox WHERE id > ? ORDER BY id LIMIT ?", after, pendingPage)
-		if err != nil {
-			return s.db.away(ctx, err)
-		}
-		page, err := scanOutbox(rows)
-		if err != nil {
-			return s.db.away(ctx, err)
-		}
+		page, err := scanAll(rows, err, scanOutbox)
+		return page, s.db.away(ctx, err)
+	}
+	return eachPage(pendingPage, read, func(page []sale.OutboxRow) error {
 		for _, row := range page {
 			if err := fn(row); err != nil {
 				return err
 			}
 		}
-		if len(page) < pendingPage {
-			return nil
-		}
-		after = page[len(page)-1].ID
-	}
+		return nil
+	})
 }
 
 // EachRefund hands over the payments that have to be given back, of everybody or, where skus
@@ -124,35 +103,21 @@ func (s *Snapshot) eachRefund(ctx context.Context, of scope, fn func(refunds []s
 	if of.skus != nil {
 		from += s.db.dialect.ByIndex("payments_order")
 	}
-	for after := ""; ; {
+	return eachPage(eachChunk, func(last *sale.Refund) ([]sale.Refund, error) {
+		after := ""
+		if last != nil {
+			after = last.EventID
+		}
 		rows, err := s.conn.QueryContext(ctx, "SELECT event_id, order_id, at FROM "+from+" WHERE event_id > ? AND outcome = ?"+of.ids("order_id")+" ORDER BY event_id LIMIT ?",
 			after, sale.PaymentRefund.String(), eachChunk)
-		if err != nil {
-			return s.db.away(ctx, err)
-		}
-		var chunk []sale.Refund
-		for rows.Next() {
-			var r sale.Refund
+		page, err := scanAll(rows, err, func(r scanner) (refund sale.Refund, err error) {
 			var id []byte
-			if err = rows.Scan(&r.EventID, &id, &r.At); err != nil {
-				break
-			}
-			copy(r.OrderID[:], id)
-			chunk = append(chunk, r)
-		}
-		if err := dialect.CloseRows(rows, err); err != nil {
-			return s.db.away(ctx, err)
-		}
-		if len(chunk) > 0 {
-			if err := fn(chunk); err != nil {
-				return err
-			}
-			after = chunk[len(chunk)-1].EventID
-		}
-		if len(chunk) < eachChunk {
-			return nil
-		}
-	}
+			err = r.Scan(&refund.EventID, &id, &refund.At)
+			copy(refund.OrderID[:], id)
+			return refund, err
+		})
+		return page, s.db.away(ctx, err)
+	}, fn)
 }
 
 // Position is this state's, but for the stream: up to margin before now, or before what has
@@ -168,29 +133,21 @@ func (s *Snapshot) Position(ctx context.Context, margin time.Duration) (sale.Aud
 // the position: operators changed them, or orders of theirs wait for a payment.
 func (s *Snapshot) Touched(ctx context.Context, since sale.AuditPosition) ([]string, error) {
 	rows, err := s.conn.QueryContext(ctx, "SELECT sku FROM skus"+s.db.dialect.ByIndex("skus_position")+" WHERE position > ?", since.Change)
-	if err != nil {
-		return nil, s.db.away(ctx, err)
-	}
-	names, err := scanNames(rows)
+	names, err := scanAll(rows, err, scanName)
 	if err != nil {
 		return nil, s.db.away(ctx, err)
 	}
 	// One order of each SKU: their ids begin alike.
 	waiting := make(map[uint64]sale.OrderID)
 	rows, err = s.conn.QueryContext(ctx, "SELECT pay_by, slot, ids FROM due WHERE pay_by >= ?", since.At)
-	if err != nil {
-		return nil, s.db.away(ctx, err)
-	}
-	for rows.Next() {
-		var r dueRow
-		if r, err = scanDue(rows); err != nil {
-			break
-		}
-		for _, id := range r.ids {
+	err = each(rows, err, func(r scanner) error {
+		row, err := scanDue(r)
+		for _, id := range row.ids {
 			waiting[id.Prefix()] = id
 		}
-	}
-	if err := dialect.CloseRows(rows, err); err != nil {
+		return err
+	})
+	if err != nil {
 		return nil, s.db.away(ctx, err)
 	}
 	for some := range slices.Chunk(slices.Collect(maps.Values(waiting)), findChunk) {
@@ -199,10 +156,7 @@ func (s *Snapshot) Touched(ctx context.Context, since sale.AuditPosition) ([]str
 		text.IDs(some)
 		text.Raw(")")
 		rows, err := s.conn.QueryContext(ctx, string(text.Text))
-		if err != nil {
-			return nil, s.db.away(ctx, err)
-		}
-		more, err := scanNames(rows)
+		more, err := scanAll(rows, err, scanName)
 		if err != nil {
 			return nil, s.db.away(ctx, err)
 		}
