@@ -14,7 +14,7 @@ TEST_TIMEOUT ?= 45m
 
 # Real servers for the tests (the race detector needs a C compiler), and a load
 # generator for the benchmark.
-TEST_DEBS  = gcc libc6-dev redis-server mariadb-server
+TEST_DEBS  = gcc libc6-dev redis-server mariadb-server libfaketime
 BENCH_DEBS = redis-server mariadb-server wrk
 
 # The packages with tests of the cluster tier.

@@ -28,6 +28,7 @@ type clock struct {
 	last   atomic.Int64 // the latest Unix ms that anybody was told
 
 	samples []clockSample // the last few, oldest first
+	wake    chan struct{} // capacity 1: the offset has been found to be wrong
 }
 
 // clockSample is one measurement: the offset is right to within half the round trip.
@@ -35,7 +36,7 @@ type clockSample struct{ offset, trip int64 } // µs
 
 func newClock() *clock {
 	now := time.Now()
-	return &clock{start: now, wall: now.UnixMicro()}
+	return &clock{start: now, wall: now.UnixMicro(), wake: make(chan struct{}, 1)}
 }
 
 // local is this machine's idea of Unix µs, undisturbed by whoever sets its clock.
@@ -66,6 +67,14 @@ func (c *clock) measure(ctx context.Context, ask func(context.Context) (int64, e
 	after := c.local()
 	c.adjust(clockSample{offset: theirs - (before+after)/2, trip: after - before})
 	return nil
+}
+
+// askAnew has the offset measured soon.
+func (c *clock) askAnew() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
 }
 
 // adjust takes the offset of the measurement with the shortest round trip. A new one
@@ -116,6 +125,7 @@ func (db *DB) runClock(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-db.clock.wake:
 		}
 		if err := db.clock.measure(ctx, db.askTime); err != nil && ctx.Err() == nil {
 			db.log.Debug("the ledger's clock cannot be read", "error", err)

@@ -72,3 +72,27 @@ func TestSalesThatCloseSoon(t *testing.T) {
 		b.checkInvariants()
 	})
 }
+
+// A gateway whose measure of the clock is of before it was set, by an hour in either
+// direction, makes no order by it, and soon measures anew.
+func TestNoOrderIsMadeByAWrongClock(t *testing.T) {
+	needServers(t)
+	for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
+		b := mariaBed(t)
+		db := b.open()
+		sku := b.sku("shoe", 100, 2)
+		settleGroup(t, db, admitted(sku, claims(sku, "before", 10)...))
+		db.clock.offset.Add(ahead.Microseconds())
+		settleGroup(t, db, admitted(sku, claims(sku, "wrong", 10)...))
+		now := b.number("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000")
+		if n := b.number("SELECT COUNT(*) FROM orders WHERE ABS(reserved_at - ?) < 60000 AND pay_by = reserved_at + 900000", now); n != 20 {
+			t.Errorf("%v ahead: %d of 20 orders are of now", ahead, n)
+		}
+		testenv.Eventually(t, func() bool {
+			now := b.number("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000")
+			apart := db.Now() - now
+			return max(apart, -apart) < atWithin
+		}, "the clock is measured anew")
+		b.clean(db)
+	}
+}

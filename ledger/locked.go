@@ -128,7 +128,7 @@ func (c *committer) collect(w *writes, j *job, k *knowledge, r *ruling) {
 // and reads them. The SKUs' rules and the clock are read behind the stock rows' locks,
 // without which operators cannot change the rules: what is read there is exact, and a
 // refusal because the sale is over is final, since no purchase that is under way can come
-// behind those locks in time.
+// behind those locks in time. Orders are reserved at that time too.
 func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 	s := c.text
 	s.Reset()
@@ -173,9 +173,13 @@ func (c *committer) lock(jobs []*job) ([]*knowledge, error) {
 	if err != nil {
 		return nil, err
 	}
+	if apart := now - c.db.Now(); max(apart, -apart) > atWithin/2 {
+		c.db.clock.askAnew()
+	}
 	changed := false
 	for i, j := range jobs {
 		k[i].now, k[i].orders = now, found
+		j.at = now
 		if k[i].sku != nil && k[i].sku.PerUserLimit > 0 && j.sku.PerUserLimit == 0 {
 			changed = true
 		}

@@ -66,6 +66,7 @@ func (c *committer) prepare(jobs []*job) *optimisticGroup {
 		claims += j.claims()
 	}
 	g.w.orders = make([]*sale.Order, 0, claims)
+	g.w.at = jobs[0].at // all of a group are of one moment
 	for i, j := range jobs {
 		asks := j.asks()
 		orders := make([]sale.Order, len(asks))

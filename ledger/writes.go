@@ -29,7 +29,15 @@ type writes struct {
 	// none. The stock rows are locked when it is looked at: whoever refuses a claim because
 	// the sale is over, and has looked for its order behind the same lock, is right.
 	closes int64
+	// at, where it is not 0, is the time of reservation, by this gateway's measure of the
+	// database's clock. A transaction that was made by a measure of before that clock was set,
+	// or of another server's, is refused before it has locked anything.
+	at int64
 }
+
+// atWithin is how far, in ms, the time of reservation may be from the database's: more than a
+// group may be tried for, and much less than anybody has to pay in.
+const atWithin = 5000
 
 // buyerUnits are units to add to a buyer of a SKU that has a limit.
 type buyerUnits struct {
@@ -85,6 +93,9 @@ func (w *writes) sort() (repeated bool) {
 // are what all buyers of a SKU wait for. It returns the mark by which the transaction
 // is found when its outcome is unknown.
 func (w *writes) append(s *dialect.Script) *attemptMark {
+	if w.at != 0 {
+		s.Dialect.NearClock(s, w.at, atWithin)
+	}
 	w.appendOrders(s)
 	w.appendBuyers(s)
 	appendInsertOutbox(s, w.outbox)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	_ "github.com/go-sql-driver/mysql" // the driver behind database/sql
 )
@@ -46,7 +47,7 @@ func MariaDB(t testing.TB) *MariaDBServer {
 			sharedMariaDB.err = err
 			return
 		}
-		s, err := startMariaDB(dir, nil)
+		s, err := startMariaDB(dir, nil, nil)
 		sharedMariaDB.server, sharedMariaDB.err = s, err
 		atExit(func() {
 			if s != nil {
@@ -66,12 +67,59 @@ func MariaDB(t testing.TB) *MariaDBServer {
 func OwnMariaDB(t testing.TB, extra ...string) *MariaDBServer {
 	t.Helper()
 	needsServers(t)
-	s, err := startMariaDB(tempDir(t), extra)
+	return ownMariaDB(t, tempDir(t), nil, extra)
+}
+
+func ownMariaDB(t testing.TB, dir string, env, extra []string) *MariaDBServer {
+	t.Helper()
+	s, err := startMariaDB(dir, env, extra)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.endOfTest(t) })
 	return s.fresh(t)
+}
+
+// ClockedMariaDB starts a mariadbd for this test alone, and returns a function that sets its
+// clock ahead of this machine's, or, with less than zero, behind it.
+func ClockedMariaDB(t testing.TB, extra ...string) (s *MariaDBServer, set func(ahead time.Duration)) {
+	t.Helper()
+	needsServers(t)
+	library, err := fakeTime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := tempDir(t)
+	file := filepath.Join(dir, "clock")
+	set = func(ahead time.Duration) {
+		// Whoever reads it meanwhile reads the one or the other.
+		next := file + ".next"
+		err := os.WriteFile(next, fmt.Appendf(nil, "%+.3f\n", ahead.Seconds()), 0o644)
+		if err == nil {
+			err = os.Rename(next, file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(0)
+	// Only what time it is changes, and not how it passes.
+	env := []string{"LD_PRELOAD=" + library, "FAKETIME_TIMESTAMP_FILE=" + file, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1"}
+	return ownMariaDB(t, dir, env, extra), set
+}
+
+// fakeTime is the path of libfaketime for programs with threads.
+func fakeTime() (string, error) {
+	const pattern = "/usr/lib/*/faketime/libfaketimeMT.so.1"
+	if found, _ := filepath.Glob(pattern); len(found) == 0 {
+		// Its package has no program: the one that it is installed for is looked for in vain.
+		_, _ = program("libfaketime", "libfaketime")
+	}
+	found, _ := filepath.Glob(pattern)
+	if len(found) == 0 {
+		return "", fmt.Errorf("there is no %s", pattern)
+	}
+	return found[0], nil
 }
 
 // fresh is the same server with a new empty database.
@@ -127,7 +175,7 @@ func (s *MariaDBServer) awaitReady() error {
 	})
 }
 
-func startMariaDB(dir string, extra []string) (*MariaDBServer, error) {
+func startMariaDB(dir string, env, extra []string) (*MariaDBServer, error) {
 	path, err := program("mariadbd", "mariadb-server")
 	if err != nil {
 		return nil, err
@@ -157,7 +205,7 @@ func startMariaDB(dir string, extra []string) (*MariaDBServer, error) {
 		"--innodb-buffer-pool-size=512M", "--innodb-fast-shutdown=1",
 	}, extra...)
 	name := "mariadb-" + strconv.Itoa(port)
-	p, err := startProcess(dir, name, Spec{Path: path, Args: args})
+	p, err := startProcess(dir, name, Spec{Path: path, Args: args, Env: env})
 	if err != nil {
 		return nil, err
 	}

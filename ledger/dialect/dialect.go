@@ -78,6 +78,9 @@ type Dialect interface {
 	// it is this machine's. OpenBefore appends a statement that fails as violated where that
 	// time, in ms, has come.
 	Clock() string
+	// NearClock appends a statement that fails as violated where a time, in ms, is further
+	// from the database's than so many ms.
+	NearClock(s *Script, at, within int64)
 	OpenBefore(s *Script, closes int64)
 	// Exec runs a script that writes, Query one that reads: it calls the n-th reader
 	// for each row of the n-th statement that selects.

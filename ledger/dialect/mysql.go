@@ -288,6 +288,16 @@ func (mysqlDialect) OpenBefore(s *Script, closes int64) {
 	s.End()
 }
 
+// NearClock looks at the clock as of the statement's beginning.
+func (mysqlDialect) NearClock(s *Script, at, within int64) {
+	s.Raw("SET @flashgate_clock=IF(ABS(" + mysqlClock + "-")
+	s.Int(at * 1000)
+	s.Raw(")<=")
+	s.Int(within * 1000)
+	s.Raw(",1,(SELECT 1 UNION SELECT 2))")
+	s.End()
+}
+
 // SetStock gives locked rows their new figures.
 func (d mysqlDialect) SetStock(s *Script, rows []LockedStock) {
 	s.Raw("INSERT INTO stock (sku,segment,total,reserved,sold,sku_version) VALUES ")

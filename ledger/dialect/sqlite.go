@@ -166,6 +166,9 @@ func (sqliteDialect) Clock() string { return "" }
 // by the clock that all others go by.
 func (sqliteDialect) OpenBefore(*Script, int64) {}
 
+// NearClock has nothing to say either.
+func (sqliteDialect) NearClock(*Script, int64, int64) {}
+
 func (sqliteDialect) SetStock(s *Script, rows []LockedStock) {
 	for _, r := range rows {
 		s.Raw("UPDATE stock SET total=")
