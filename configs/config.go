@@ -88,8 +88,13 @@ type Server struct {
 	// connection.
 	HeaderLimit int `yaml:"header_limit"`
 	// MaxConnections bounds open connections. Too low: buyers are turned away while
-	// there is room. Too high: the file limit or memory ends first, and less politely.
+	// there is room. Too high: memory ends first, and less politely. What the process may
+	// open files for, less a reserve for its own parts, bounds it too.
 	MaxConnections int `yaml:"max_connections"`
+	// MaxConnectionsEach bounds those of one address that is not in trusted_proxies; 0 does
+	// not. Too low: buyers behind one address (an office, a carrier) are turned away. Too
+	// high, or 0: one client can take them all.
+	MaxConnectionsEach int `yaml:"max_connections_each"`
 	// DrainDelay is how long a gateway that was told to stop goes on serving with
 	// /readyz at 503, so that load balancers notice. Too low: they send requests to a
 	// closed port. Too high: restarts take that much longer.

@@ -136,6 +136,7 @@ func (v *validator) server(c *Config) {
 	v.integer("server.body_limit", s.BodyLimit, 1<<10, 16<<20)
 	v.integer("server.header_limit", s.HeaderLimit, 1<<10, 1<<20)
 	v.integer("server.max_connections", s.MaxConnections, 1, 10_000_000)
+	v.integer("server.max_connections_each", s.MaxConnectionsEach, 0, 10_000_000)
 	v.duration("server.drain_delay", s.DrainDelay, 0, time.Hour)
 	v.duration("server.shutdown_timeout", s.ShutdownTimeout, time.Second, time.Hour)
 	if s.ShutdownTimeout <= c.Queue.MaxAge {

@@ -168,7 +168,10 @@ func serveGateway(b *testing.B, soldOut bool) (string, func()) {
 	s := w.g.buyers.app.Server()
 	s.Handler = gatewayHandler(b, soldOut, nil)
 	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(newCounted(ln, 4096, nil, w.g.metrics.refused)) }() // joined by stop
+	go func() {
+		defer close(done)
+		_ = s.Serve(newCounted(ln, bounds{most: 4096}, nil, w.g.metrics.refused, w.g.log))
+	}() // joined by stop
 	return ln.Addr().String(), func() { _ = s.Shutdown(); <-done }
 }
 

@@ -47,10 +47,15 @@ func (p proxies) contain(a netip.Addr) bool {
 
 // peer is the address at the other end of the connection.
 func peer(ctx *fasthttp.RequestCtx) netip.Addr {
-	if tcp, ok := ctx.RemoteAddr().(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr().Unmap().WithZone("")
+	a, _ := addrOf(ctx.RemoteAddr())
+	return a
+}
+
+func addrOf(a net.Addr) (netip.Addr, bool) {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap().WithZone(""), true
 	}
-	return netip.Addr{}
+	return netip.Addr{}, false
 }
 
 // client is the address the request came from: the right-most X-Forwarded-For address

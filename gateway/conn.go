@@ -2,75 +2,12 @@ package gateway
 
 import (
 	"errors"
-	"fmt"
 	"net"
+	"net/netip"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
-
-// counted is a listener that refuses connections beyond a number, with an answer that
-// says so, before they cost a goroutine.
-type counted struct {
-	net.Listener
-	most    int64
-	open    atomic.Int64
-	busy    []byte
-	refused prometheus.Counter
-
-	mu     sync.Mutex
-	silent map[*conn]struct{} // those that have sent nothing yet
-}
-
-func newCounted(ln net.Listener, most int, busy []byte, refused prometheus.Counter) *counted {
-	head := fmt.Sprintf("HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\nRetry-After: %d\r\nConnection: close\r\n\r\n",
-		mimeProblem, len(busy), answers[unavailable].retry)
-	return &counted{Listener: ln, most: int64(most), busy: append([]byte(head), busy...), refused: refused, silent: make(map[*conn]struct{})}
-}
-
-func (l *counted) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.open.Add(1) <= l.most {
-			open := &conn{Conn: c, owner: l}
-			l.mu.Lock()
-			l.silent[open] = struct{}{}
-			l.mu.Unlock()
-			return open, nil
-		}
-		l.open.Add(-1)
-		l.refused.Inc()
-		// The socket's buffer is empty, so this does not wait; the deadline is only for
-		// what is no socket.
-		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = c.Write(l.busy)
-		_ = c.Close()
-	}
-}
-
-// heard forgets a connection that is not silent any more, or closed.
-func (l *counted) heard(c *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.silent, c)
-}
-
-// hurry gives connections that have sent nothing yet so long to do so. The HTTP server
-// would wait for them as for requests.
-func (l *counted) hurry(d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.silent {
-		c.hurried.Store(true)
-		_ = c.Conn.SetReadDeadline(time.Now().Add(d))
-	}
-}
 
 // conn makes deadlines cheap. The HTTP server moves three with every request, and each
 // move costs a lock and a timer (BenchmarkConnDeadlines: 0.12 us a request instead of
@@ -82,6 +19,7 @@ func (l *counted) hurry(d time.Duration) {
 type conn struct {
 	net.Conn
 	owner       *counted
+	from        netip.Addr // where its address is counted
 	closed      atomic.Bool
 	spoke       bool // the reader's
 	hurried     atomic.Bool
@@ -174,8 +112,7 @@ func (c *conn) armWrite() error {
 
 func (c *conn) Close() error {
 	if c.closed.CompareAndSwap(false, true) {
-		c.owner.open.Add(-1)
-		c.owner.heard(c)
+		c.owner.left(c)
 	}
 	return c.Conn.Close()
 }

@@ -53,8 +53,10 @@ type Config struct {
 	ReadTimeout time.Duration
 	// IdleTimeout closes connections that send nothing.
 	IdleTimeout time.Duration
-	// MaxConnections bounds open connections of the buyers' listener.
-	MaxConnections int
+	// MaxConnections bounds open connections of the buyers' listener, as far as the process
+	// may open files. MaxConnectionsEach bounds those of one address that is no trusted
+	// proxy's; 0 does not.
+	MaxConnections, MaxConnectionsEach int
 
 	// DrainDelay is how long the buyers' listener goes on serving, with /readyz at 503,
 	// once Run's context has ended.
@@ -78,7 +80,7 @@ func (c *Config) validate() error {
 		return errors.New("max wait, verdict TTL, pay within, read and idle timeout must be positive")
 	case c.ShutdownTimeout <= c.MaxWait:
 		return errors.New("the shutdown timeout must exceed the max wait")
-	case c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1:
+	case c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1 || c.MaxConnectionsEach < 0:
 		return errors.New("body limit, header limit or max connections is too small")
 	}
 	return errors.Join(c.Limits.validate(), c.Payments.validate())
@@ -237,7 +239,12 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		log: cfg.Logger, pending: make(chan *sale.Ticket, maxMarks), dropped: m.dropped,
 	}
 	g.streams = newStreams(g)
-	g.buyers = g.newListener("buyers", cfg.Listen, cfg.MaxConnections, g.buyerRoutes())
-	g.operators = g.newListener("operators", cfg.AdminListen, operatorConnections, g.operatorRoutes())
+	files := openFiles()
+	most := withinFiles(cfg.MaxConnections, files)
+	if most < cfg.MaxConnections {
+		cfg.Logger.Warn("server.max_connections is more than open files allow", "max_connections", cfg.MaxConnections, "open_files", files, "used", most)
+	}
+	g.buyers = g.newListener("buyers", cfg.Listen, bounds{most, cfg.MaxConnectionsEach, trusted}, g.buyerRoutes())
+	g.operators = g.newListener("operators", cfg.AdminListen, bounds{most: withinFiles(operatorConnections, files/8)}, g.operatorRoutes())
 	return g, nil
 }

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -15,11 +14,11 @@ import (
 
 // listener is one of the two HTTP servers.
 type listener struct {
-	name string
-	addr string
-	most int // open connections
-	app  *fiber.App
-	ln   atomic.Pointer[counted] // nil until listen
+	name   string
+	addr   string
+	bounds bounds
+	app    *fiber.App
+	ln     atomic.Pointer[counted] // nil until listen
 }
 
 const (
@@ -33,7 +32,7 @@ const (
 
 // newListener builds a server over its table of routes. There is no middleware: what
 // every request needs is done by the one wrapper below.
-func (g *Gateway) newListener(name, addr string, most int, routes []route) *listener {
+func (g *Gateway) newListener(name, addr string, b bounds, routes []route) *listener {
 	app := fiber.New(fiber.Config{
 		DisableStartupMessage:        true,
 		CaseSensitive:                true,
@@ -65,11 +64,11 @@ func (g *Gateway) newListener(name, addr string, most int, routes []route) *list
 	}
 	server := app.Server()
 	// Connections are counted where they are accepted; this only must not be lower.
-	server.Concurrency = most + 1
+	server.Concurrency = b.most + 1
 	server.CloseOnShutdown = true
 	server.HeaderReceived = refuseTwoLengths
 	server.Handler = g.guard(app.Handler())
-	return &listener{name: name, addr: addr, most: most, app: app}
+	return &listener{name: name, addr: addr, bounds: b, app: app}
 }
 
 // guard keeps a fault in one handler from ending the process with everybody's requests
@@ -84,7 +83,7 @@ func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 				g.answerRaw(ctx, internalError)
 			}
 		}()
-		if !knownMethod(ctx.Method()) {
+		if !knownMethod(ctx.Method()) || hasTrailer(&ctx.Request.Header) {
 			ctx.Response.SetConnectionClose()
 			g.answerRaw(ctx, malformed)
 			return
@@ -109,25 +108,6 @@ func knownMethod(m []byte) bool {
 	return false
 }
 
-// refuseTwoLengths looks at a request's head before its body is read. One that says both
-// how long its body is and that it is chunked is read as chunked by the HTTP library; a
-// proxy in front may have believed the other, and what it took for the rest of the body
-// would be somebody's next request here. Only the guard can answer, and by then the
-// library has tidied the head, so the method is made one that the guard refuses.
-func refuseTwoLengths(h *fasthttp.RequestHeader) (unchanged fasthttp.RequestConfig) {
-	const chunked = -1
-	if h.ContentLength() != chunked {
-		return unchanged
-	}
-	for line := range bytes.Lines(h.RawHeaders()) {
-		name, _, _ := bytes.Cut(line, []byte{':'})
-		if bytes.EqualFold(bytes.TrimSpace(name), []byte(fiber.HeaderContentLength)) {
-			h.SetMethod("AMBIGUOUS")
-		}
-	}
-	return unchanged
-}
-
 // listen binds the address; calling it again does nothing.
 func (l *listener) listen(g *Gateway) error {
 	if l.ln.Load() != nil {
@@ -138,7 +118,7 @@ func (l *listener) listen(g *Gateway) error {
 		return fmt.Errorf("gateway: %s: %w", l.name, err)
 	}
 	busy := (&problem{answer: unavailable}).render(nil)
-	l.ln.Store(newCounted(ln, l.most, busy, g.metrics.refused))
+	l.ln.Store(newCounted(ln, l.bounds, busy, g.metrics.refused, g.log))
 	return nil
 }
 

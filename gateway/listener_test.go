@@ -57,6 +57,19 @@ func TestSmuggling(t *testing.T) {
 		"two hosts":            post + "Host: b\r\n\r\n" + hidden,
 		"NUL in a field":       post + "X: a\x00b\r\n\r\n" + hidden,
 		"no HTTP":              "hello\r\n\r\n" + hidden,
+
+		"trailer":                     chunked("", "X-User-ID: victim\r\n") + hidden,
+		"trailer of a key":            chunked("", "Idempotency-Key: k\r\n") + hidden,
+		"trailer of another case":     chunked("", "x-uSER-id: victim\r\n") + hidden,
+		"trailer that is announced":   chunked("Trailer: X-User-ID\r\n", "X-User-ID: victim\r\n") + hidden,
+		"trailer of an address":       chunked("", "X-Forwarded-For: 1.2.3.4\r\n") + hidden,
+		"trailer of a browser":        chunked("User-Agent: a\r\n", "User-Agent: b\r\n") + hidden,
+		"trailer that says the same":  chunked("X-A: b\r\n", "X-A: b\r\n") + hidden,
+		"trailer of a signature":      chunked("", "Flashgate-Signature: t=1,v1=00\r\n") + hidden,
+		"trailer of who is no other":  chunked("", "Prefer: respond-async\r\n") + hidden,
+		"trailer without a value":     chunked("", "X-A:\r\n") + hidden,
+		"trailer behind empty field":  chunked("X-A:\r\n", "X-A: b\r\n") + hidden,
+		"trailer of a forbidden name": chunked("", "Authorization: Bearer x\r\n") + hidden,
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, body, rest := r.send(t, raw)
@@ -67,6 +80,35 @@ func TestSmuggling(t *testing.T) {
 				t.Errorf("the connection went on: %q", more)
 			}
 		})
+	}
+}
+
+// chunked is a purchase whose body comes in chunks, with fields in its head and behind it.
+func chunked(head, trailer string) string {
+	return post + head + "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\ne\r\n{\"quantity\":4}\r\n0\r\n" + trailer + "\r\n"
+}
+
+// Fields that are there twice are told by their presence, whatever they say.
+func TestFieldsThatStandTwice(t *testing.T) {
+	r := serve(t, nil)
+	r.queue.rule = reserved
+	for name, fields := range map[string]string{
+		"the same user":  "X-User-ID: ann\r\n",
+		"no user first":  "X-User-ID:\r\nX-User-ID: bob\r\n",
+		"another case":   "x-user-id: bob\r\n",
+		"tokens":         "Authorization: Bearer a\r\nAuthorization: Bearer a\r\n",
+		"no token first": "Authorization:\r\nAuthorization: Bearer a\r\n",
+		"keys":           "Idempotency-Key: a\r\nIdempotency-Key: a\r\n",
+	} {
+		if status, body, _ := r.send(t, post+fields+"\r\n"); status != 400 {
+			t.Errorf("%s: %d %s", name, status, body)
+		}
+	}
+	// A chunked body without a trailer is a body, also with one announced that never comes.
+	for _, raw := range []string{chunked("", ""), chunked("Trailer: X-Later\r\nUser-Agent: a\r\nCookie: a=b\r\nCookie: c=d\r\nConnection: keep-alive\r\n", "")} {
+		if status, body, _ := r.send(t, raw); status != 201 || !strings.Contains(body, `"quantity":4`) {
+			t.Errorf("%d %s", status, body)
+		}
 	}
 }
 

@@ -20,6 +20,8 @@ type fields struct {
 	coded   bool // the body has a content coding
 	twice   bool // a field that must stand once stands more often
 	prefers preference
+
+	authorized, named bool // there was an Authorization, an X-User-ID, whatever they said
 }
 
 // read goes over the header once. A field that decides who buys, or which order is
@@ -31,11 +33,11 @@ func (f *fields) read(h *fasthttp.RequestHeader) {
 			f.twice = f.twice || f.keyed
 			f.key, f.keyed = view(value), true
 		case "Authorization":
-			f.twice = f.twice || f.authorization != ""
-			f.authorization = view(value)
+			f.twice = f.twice || f.authorized
+			f.authorization, f.authorized = view(value), true
 		case "X-User-Id":
-			f.twice = f.twice || f.userID != ""
-			f.userID = view(value)
+			f.twice = f.twice || f.named
+			f.userID, f.named = view(value), true
 		case "Prefer":
 			f.prefers.read(view(value))
 		case "Content-Encoding":

@@ -40,8 +40,8 @@ func serve(t *testing.T, change func(*Config)) *running {
 func servePipes(t *testing.T, change func(*Config)) *running {
 	t.Helper()
 	r := &running{world: newWorld(t, change), buyersNet: newPipes(), operatorsNet: newPipes()}
-	r.g.buyers.ln.Store(newCounted(r.buyersNet, r.g.buyers.most, nil, r.g.metrics.refused))
-	r.g.operators.ln.Store(newCounted(r.operatorsNet, r.g.operators.most, nil, r.g.metrics.refused))
+	r.g.buyers.ln.Store(newCounted(r.buyersNet, r.g.buyers.bounds, nil, r.g.metrics.refused, r.g.log))
+	r.g.operators.ln.Store(newCounted(r.operatorsNet, r.g.operators.bounds, nil, r.g.metrics.refused, r.g.log))
 	// fasthttp's cleaner sleeps for ten seconds before it sees that its server is gone.
 	t.Cleanup(func() { time.Sleep(11 * time.Second) })
 	r.run(t)

@@ -114,10 +114,20 @@ func newCluster(t testing.TB, n int, p parts) *cluster {
 // startGate starts a gateway, whose environment has extra besides.
 func (c *cluster) startGate(i int, extra ...string) *gate {
 	c.t.Helper()
+	return c.startGateIn(i, "", extra...)
+}
+
+// startGateIn starts it by a shell's script, which ends with exec "$0" "$@"; "" is none.
+func (c *cluster) startGateIn(i int, script string, extra ...string) *gate {
+	c.t.Helper()
 	port, admin := testenv.Port(c.t), testenv.Port(c.t)
 	g := &gate{url: fmt.Sprintf("http://127.0.0.1:%d", port), admin: fmt.Sprintf("http://127.0.0.1:%d", admin)}
+	path, args := testenv.Binary(c.t), []string{"serve"}
+	if script != "" {
+		path, args = "/bin/sh", append([]string{"-c", script, path}, args...)
+	}
 	g.Process = testenv.StartProcess(c.t, fmt.Sprintf("gateway-%d", i), testenv.Spec{
-		Path: testenv.Binary(c.t), Args: []string{"serve"},
+		Path: path, Args: args,
 		Env: append(append(append([]string{}, c.env...), extra...),
 			fmt.Sprintf("FLASHGATE_SERVER__LISTEN=127.0.0.1:%d", port),
 			fmt.Sprintf("FLASHGATE_ADMIN__LISTEN=127.0.0.1:%d", admin)),
