@@ -38,6 +38,7 @@ func (c Config) Validate(mode Mode) error {
 		v.server(&c)
 		v.admin(&c)
 		v.auth(&c.Auth, &c.Server)
+		v.secrets(&c)
 		v.traffic(&c)
 	}
 	v.redis(&c.Redis)
@@ -64,17 +65,7 @@ func (c Config) Warnings(mode Mode) []string {
 	if mode != Serve {
 		return nil
 	}
-	if len(c.Admin.Key) < 16 {
-		w = append(w, "admin.key is short enough to be guessed; use 16 random characters or more")
-	}
-	if c.Auth.Mode == "jwt" && c.Auth.JWT.PublicKey == "" && len(c.Auth.JWT.Secret) < 32 {
-		w = append(w, "auth.jwt.secret is short enough to be found by trying; use 32 random bytes or more")
-	}
-	for _, s := range c.Server.TrustedProxies {
-		if p, err := netip.ParsePrefix(s); err == nil && p.Bits() == 0 {
-			w = append(w, "server.trusted_proxies: "+s+" is everybody: any client can claim to be anybody")
-		}
-	}
+	w = append(w, c.secretWarnings()...)
 	if c.NATS.Replicas == 1 {
 		w = append(w, "nats.replicas is 1: a lost disk loses what was published and parked there")
 	}

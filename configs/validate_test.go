@@ -83,6 +83,19 @@ func TestImpossible(t *testing.T) {
 		{"admin.listen: must differ from server.listen", func(c *configs.Config) { c.Admin.Listen = c.Server.Listen }},
 		{"admin.key: is needed", func(c *configs.Config) { c.Admin.Key = "" }},
 		{"admin.key: may hold only visible", func(c *configs.Config) { c.Admin.Key = "a key" }},
+		{"admin.key: is a sample", func(c *configs.Config) { c.Admin.Key = "change-me-to-something-random" }},
+		{"admin.key: is a sample", func(c *configs.Config) { c.Admin.Key = "PasswordPassword" }},
+		{"admin.key: is short", func(c *configs.Config) { c.Admin.Key = "eleven-char" }},
+		{"auth.jwt.secret: is a sample", func(c *configs.Config) { c.Auth.JWT.Secret = "change-me-to-32-random-bytes-or-more" }},
+		{"auth.jwt.secret: is a sample", func(c *configs.Config) { c.Auth.JWT.Secret = strings.Repeat("secret", 6) }},
+		{"auth.jwt.secret: is short", func(c *configs.Config) { c.Auth.JWT.Secret = "fifteen-letters" }},
+		{"auth.jwt.secret: is a key in PEM form", func(c *configs.Config) { c.Auth.JWT.Secret = publicKey }},
+		{"payments.webhook_secrets: is short", func(c *configs.Config) { c.Payments.WebhookSecrets = []string{"long-enough-for-it", "seven-7"} }},
+		{"payments.webhook_secrets: is a sample", func(c *configs.Config) { c.Payments.WebhookSecrets = []string{"changeme"} }},
+		{"server.trusted_proxies: is everybody", func(c *configs.Config) { c.Auth.Mode, c.Server.TrustedProxies = "header", []string{"::/0"} }},
+		{"server.trusted_proxies: is everybody", func(c *configs.Config) {
+			c.Auth.Mode, c.Server.TrustedProxies = "header", []string{"0.0.0.0/1", "10.0.0.1", "128.0.0.0/1"}
+		}},
 		{"auth.mode: must be jwt or header", func(c *configs.Config) { c.Auth.Mode = "none" }},
 		{"auth.jwt: secret or public_key_file is needed", func(c *configs.Config) { c.Auth.JWT.Secret = "" }},
 		{"auth.jwt: give secret or public_key, not both", func(c *configs.Config) { c.Auth.JWT.PublicKey = publicKey }},
@@ -187,5 +200,18 @@ func TestWarnings(t *testing.T) {
 	c.Server.TrustedProxies = []string{"0.0.0.0/0"}
 	if w := c.Warnings(configs.Serve); len(w) != 4 {
 		t.Errorf("warned of %q", w)
+	}
+	c = working()
+	c.NATS.Replicas = 3
+	for listen, warned := range map[string]int{"127.0.0.1:9090": 0, "[::1]:9090": 0, "localhost:9090": 0, ":9090": 1, "0.0.0.0:9090": 1, "10.0.0.1:9090": 1} {
+		c.Admin.Listen = listen
+		if w := c.Warnings(configs.Serve); len(w) != warned {
+			t.Errorf("%s: warned of %q", listen, w)
+		}
+	}
+	// A readable name with digits is somebody's key.
+	c.Admin.Key, c.Auth.JWT.Secret = "ops-team-42-key", "our-own-token-secret-of-2026-11!"
+	if err := c.Validate(configs.Serve); err != nil {
+		t.Error(err)
 	}
 }
