@@ -78,6 +78,12 @@ func TestEachCheckFindsItsOwn(t *testing.T) {
 		{"a payment that was not", "results_published", func(w *world, all []sale.Order) { drop(w, sale.KindPaid, all[1].ID) }, false},
 		{"the inventory that was not told", "results_published", func(w *world, all []sale.Order) { drop(w, sale.KindInventoryDeduct, all[1].ID) }, false},
 		{"a coupon that was not redeemed", "results_published", func(w *world, all []sale.Order) { drop(w, sale.KindCouponRedeem, all[1].ID) }, false},
+		{"a coupon that was not released", "results_published", func(w *world, all []sale.Order) { drop(w, sale.KindCouponRelease, all[3].ID) }, true},
+		{"a coupon that was not released of an order that ended", "results_published", func(w *world, _ []sale.Order) {
+			o := w.change(w.reserve("TEN"), sale.StatusExpired)
+			w.publishAll()
+			drop(w, sale.KindCouponRelease, o.ID)
+		}, false},
 		{"a cancellation that was not published", "results_published", func(w *world, all []sale.Order) { drop(w, sale.KindCancelled, all[2].ID) }, false},
 		{"an end before a late payment that was not", "results_published", func(w *world, all []sale.Order) { drop(w, sale.KindExpired, all[3].ID) }, false},
 		{"an order the ledger lost", "results_known", func(w *world, all []sale.Order) { delete(w.orders, all[0].ID); w.sold--; w.copies[0].Left++ }, false},

@@ -16,12 +16,13 @@ const (
 	toldExpired
 	toldCoupon
 	toldDeduct
+	toldRelease
 
 	toldStatus = toldReserved | toldPaid | toldCancelled | toldExpired
 	toldEnded  = toldCancelled | toldExpired
 )
 
-var toldNames = []string{"reserved", "paid", "cancelled", "expired", "coupons.redeem", "inventory.deduct"}
+var toldNames = []string{"reserved", "paid", "cancelled", "expired", "coupons.redeem", "inventory.deduct", "coupons.release"}
 
 func (t told) String() string {
 	var names []string
@@ -48,6 +49,8 @@ func toldBy(kind sale.Kind) told {
 		return toldCoupon
 	case sale.KindInventoryDeduct:
 		return toldDeduct
+	case sale.KindCouponRelease:
+		return toldRelease
 	}
 	return 0
 }
@@ -69,6 +72,9 @@ func owed(o *sale.Order) (must, either told) {
 	}
 	if o.Coupon != "" {
 		must |= toldCoupon
+		if must&toldEnded != 0 {
+			must |= toldRelease
+		}
 	}
 	return must, either
 }

@@ -104,6 +104,8 @@ func (w *world) change(o sale.Order, to sale.Status) sale.Order {
 	w.commit(o, sale.Kind("results."+to.String()))
 	if to == sale.StatusPaid {
 		w.outbox = append(w.outbox, message{sale.KindInventoryDeduct, []sale.Order{w.told(o)}})
+	} else if o.Coupon != "" {
+		w.outbox = append(w.outbox, message{sale.KindCouponRelease, []sale.Order{w.told(o)}})
 	}
 	if live != to.Live() {
 		n := int64(1)

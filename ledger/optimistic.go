@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"flashgate/ledger/dialect"
@@ -99,14 +100,8 @@ func (db *DB) appendEvents(rows []sale.OutboxRow, sku string, orders []sale.Orde
 		return rows
 	}
 	rows = append(rows, db.newOutboxRow(sku, sale.KindReserved, orders, at))
-	var coupons []sale.Order
-	for i := range orders {
-		if orders[i].Coupon != "" {
-			coupons = append(coupons, orders[i])
-		}
-	}
-	if len(coupons) > 0 {
-		rows = append(rows, db.newOutboxRow(sku, sale.KindCouponRedeem, coupons, at))
+	if slices.ContainsFunc(orders, func(o sale.Order) bool { return o.Coupon != "" }) {
+		rows = append(rows, db.newOutboxRow(sku, sale.KindCouponRedeem, withCoupons(orders), at))
 	}
 	return rows
 }

@@ -131,6 +131,9 @@ func (t *transition) pay(ctx context.Context, conn *sql.Conn, row *orderRow, p s
 		r.Order = t.change(row, sale.StatusPaid)
 		t.tell(sale.KindPaid, []sale.Order{r.Order}, p.EventID)
 		t.tell(sale.KindInventoryDeduct, []sale.Order{r.Order}, p.EventID)
+		if r.Outcome == sale.PaymentRetaken { // it was released when the order ended
+			t.tell(sale.KindCouponRedeem, withCoupons([]sale.Order{r.Order}), p.EventID)
+		}
 	case sale.PaymentRefund:
 		t.tell(sale.KindPaymentRefund, []sale.Order{r.Order}, p.EventID)
 	}

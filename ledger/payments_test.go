@@ -150,3 +150,35 @@ func TestLatePayments(t *testing.T) {
 		}
 	})
 }
+
+// A coupon is redeemed with the reservation, released when the order ends, and redeemed again
+// by a late payment that takes the units again; what has none tells nothing of it.
+func TestCouponsAreReleased(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		sku := b.sku("shoe", 10, 0)
+		withCoupon := claim(sku, "ann", "1", 1)
+		withCoupon.Coupon, withCoupon.Hash = "TEN", sale.HashRequest(1, "TEN")
+		r, err := db.Commit(t.Context(), direct(sku, withCoupon, claim(sku, "bob", "1", 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ann, bob := r.Verdicts[0].Order, r.Verdicts[1].Order
+		b.cancel(db, ann)
+		b.cancel(db, bob)
+		b.cancel(db, ann)
+		want := []string{"results.reserved", "coupons.redeem", "results.cancelled", "coupons.release"}
+		if got := b.events(ann.ID); !slices.Equal(got, want) {
+			t.Errorf("with a coupon: %v", got)
+		}
+		if got := b.events(bob.ID); !slices.Equal(got, []string{"results.reserved", "results.cancelled"}) {
+			t.Errorf("without: %v", got)
+		}
+		b.pay(db, paymentOf(ann, "late"), sale.PaymentRetaken)
+		want = append(want, "results.paid", "inventory.deduct", "coupons.redeem")
+		if got := b.events(ann.ID); !slices.Equal(got, want) {
+			t.Errorf("paid late: %v", got)
+		}
+		b.clean(db)
+	})
+}

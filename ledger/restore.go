@@ -22,7 +22,7 @@ const restoreChunk = 500
 // It writes what the lost transactions wrote: orders, buyers, log, stock, the due
 // list, and a paid order's payment, under the name of its event where the order tells
 // it. Results are not published again, since that is where the orders come from;
-// inventory.deduct and coupons.redeem are, whose rows may have been lost unpublished.
+// inventory.deduct and coupons.redeem or .release are, whose rows may have been lost unpublished.
 // Errors wrap sale.ErrInvalid, before anything is done, or sale.ErrUnavailable.
 func (db *DB) RestoreOrders(ctx context.Context, orders []sale.Order) ([]sale.RestoreResult, error) {
 	results := make([]sale.RestoreResult, len(orders))
@@ -219,6 +219,9 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 	r.t.orders = append(r.t.orders, o)
 	if o.Coupon != "" {
 		r.t.tell(sale.KindCouponRedeem, []sale.Order{o}, "")
+		if !o.Status.Live() {
+			r.t.tell(sale.KindCouponRelease, []sale.Order{o}, "")
+		}
 	}
 	r.paid(o, published)
 	r.wrote[o.ID] = o

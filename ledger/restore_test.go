@@ -114,7 +114,8 @@ func TestRestoreIntoAnEmptyLedger(t *testing.T) {
 			}
 		}
 		paid := b.number("SELECT COUNT(*) FROM orders WHERE status = 'paid'")
-		if len(events) != 2 || events["inventory.deduct"] != int(paid) || events["coupons.redeem"] != int(coupons) {
+		ended := b.number("SELECT COUNT(*) FROM orders WHERE status IN ('cancelled', 'expired') AND coupon <> ''")
+		if len(events) != 3 || events["inventory.deduct"] != int(paid) || events["coupons.redeem"] != int(coupons) || events["coupons.release"] != int(ended) {
 			t.Errorf("events %v; %d orders are paid and %d have coupons", events, paid, coupons)
 		}
 		b.clean(db)

@@ -94,7 +94,13 @@ func (t *transition) giveBack(found []orderRow, to sale.Status) []sale.Order {
 		t.stock = append(t.stock, stockDelta{sku: row.SKU, segment: row.Segment, sold: -row.Quantity, raises: 1, version: row.stockVersion})
 	}
 	t.tell(resultKind(to), ended, "")
+	t.tell(sale.KindCouponRelease, withCoupons(ended), "")
 	return ended
+}
+
+// withCoupons are those of the orders that have one.
+func withCoupons(orders []sale.Order) []sale.Order {
+	return slices.DeleteFunc(slices.Clone(orders), func(o sale.Order) bool { return o.Coupon == "" })
 }
 
 // resultKind is the kind of the events that tell of orders that reached the status.

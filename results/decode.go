@@ -41,7 +41,7 @@ const lastTime = 253402300799999
 // kindOf finds the kind whose events are of this type.
 func kindOf(eventType string) (sale.Kind, bool) {
 	for _, k := range []sale.Kind{
-		sale.KindReserved, sale.KindPaid, sale.KindCancelled, sale.KindExpired, sale.KindCouponRedeem,
+		sale.KindReserved, sale.KindPaid, sale.KindCancelled, sale.KindExpired, sale.KindCouponRedeem, sale.KindCouponRelease,
 		sale.KindInventoryDeduct, sale.KindInventoryReturn, sale.KindPaymentRefund,
 	} {
 		if shapeOf(k).eventType == eventType {
@@ -105,7 +105,7 @@ func (e *event) order(kind sale.Kind, s shape) (sale.Order, error) {
 	if err != nil {
 		return o, fmt.Errorf("time: %w", err)
 	}
-	if kind != sale.KindReserved && kind != sale.KindCouponRedeem {
+	if !ofReservation(&o, kind) {
 		o.ChangedAt = at
 	}
 	hash, err := hex.DecodeString(d.RequestHash)

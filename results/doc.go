@@ -12,13 +12,16 @@
 //	kind              subject                           event type                  event id
 //	results.<status>  flashgate.results.<sku>.<status>  flashgate.order.<status>    <order_id>/<status>
 //	coupons.redeem    flashgate.coupons.redeem          flashgate.coupon.redeem     <order_id>/coupon_redeem
+//	coupons.release   flashgate.coupons.release         flashgate.coupon.release    <order_id>/coupon_release
 //	inventory.deduct  flashgate.inventory.deduct        flashgate.inventory.deduct  <order_id>/inventory_deduct
 //	inventory.return  flashgate.inventory.return        flashgate.inventory.return  <order_id>/inventory_return
 //	payments.refund   flashgate.payments.refund         flashgate.payment.refund    <order_id>/payment_refund/<payment event id>
 //
 // An event id is the same however often the event is delivered, and no two events
 // share one: an order takes each status at most once, and can be refunded once per
-// payment event. Delivery is at least once; within the duplicate window the stream
+// payment event. A coupon is redeemed with the reservation and released when the order is
+// cancelled or expires; a late payment that takes the units again redeems it again, under
+// <order_id>/coupon_redeem/<payment event id>. Delivery is at least once; within the duplicate window the stream
 // itself drops repeats by Nats-Msg-Id.
 //
 // Stream FLASHGATE_BACKLOG holds one message per parked claim on

@@ -28,6 +28,8 @@ func shapeOf(kind sale.Kind) shape {
 	switch kind {
 	case sale.KindCouponRedeem:
 		return shape{"flashgate.coupon.redeem", "/coupon_redeem"}
+	case sale.KindCouponRelease:
+		return shape{"flashgate.coupon.release", "/coupon_release"}
 	case sale.KindPaymentRefund:
 		return shape{"flashgate.payment.refund", "/payment_refund"}
 	}
@@ -37,15 +39,27 @@ func shapeOf(kind sale.Kind) shape {
 // eventID names the event for ever.
 func eventID(o *sale.Order, kind sale.Kind, s shape) string {
 	id := o.ID.String() + s.idSuffix
-	if kind == sale.KindPaymentRefund && o.Payment != "" {
+	if namesPayment(o, kind) {
 		id += "/" + o.Payment
 	}
 	return id
 }
 
+// namesPayment reports whether the event is one of several of its kind that an order may
+// have, told apart by the payment: refunds, and the redemption of a coupon that had been
+// released before a late payment.
+func namesPayment(o *sale.Order, kind sale.Kind) bool {
+	return o.Payment != "" && (kind == sale.KindPaymentRefund || kind == sale.KindCouponRedeem)
+}
+
+// ofReservation reports whether the event tells of the order's reservation.
+func ofReservation(o *sale.Order, kind sale.Kind) bool {
+	return kind == sale.KindReserved || kind == sale.KindCouponRedeem && o.Payment == ""
+}
+
 // happened is when the event did, or 0.
 func happened(o *sale.Order, kind sale.Kind) int64 {
-	if kind == sale.KindReserved || kind == sale.KindCouponRedeem {
+	if ofReservation(o, kind) {
 		return o.ReservedAt
 	}
 	return o.ChangedAt
@@ -66,7 +80,7 @@ func Encode(kind sale.Kind, orders []sale.Order) []byte {
 			b = append(b, ',')
 		}
 		b = append(b, head...)
-		if kind == sale.KindPaymentRefund {
+		if namesPayment(o, kind) {
 			// A payment's name is not ours, and may want escaping.
 			b = sale.AppendString(b, eventID(o, kind, s))
 		} else {

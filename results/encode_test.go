@@ -66,10 +66,11 @@ func TestEventIDsAreUnique(t *testing.T) {
 	}
 	for _, k := range []sale.Kind{
 		sale.KindReserved, sale.KindCouponRedeem, sale.KindCancelled, sale.KindExpired, sale.KindInventoryReturn,
-		sale.KindPaid, sale.KindInventoryDeduct,
+		sale.KindPaid, sale.KindInventoryDeduct, sale.KindCouponRelease,
 	} {
 		see(k, "")
 	}
+	see(sale.KindCouponRedeem, "evt_3")
 	see(sale.KindPaymentRefund, `evt_"1"`)
 	see(sale.KindPaymentRefund, "evt_2")
 }
@@ -82,6 +83,7 @@ func TestSubject(t *testing.T) {
 		{sale.KindReserved, "flashgate.results.phone.reserved"},
 		{sale.KindExpired, "flashgate.results.phone.expired"},
 		{sale.KindCouponRedeem, "flashgate.coupons.redeem"},
+		{sale.KindCouponRelease, "flashgate.coupons.release"},
 		{sale.KindInventoryDeduct, "flashgate.inventory.deduct"},
 		{sale.KindPaymentRefund, "flashgate.payments.refund"},
 	}
@@ -105,11 +107,11 @@ func anyOrder(t *rapid.T, sku string, status sale.Status, kind sale.Kind) sale.O
 	}
 	copy(o.ID[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
 	copy(o.Hash[:], rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "hash"))
-	if kind != sale.KindReserved && kind != sale.KindCouponRedeem {
-		o.ChangedAt = rapid.Int64Range(0, lastTime).Draw(t, "changed_at")
-	}
-	if kind == sale.KindPaymentRefund || kind == sale.KindPaid || kind == sale.KindInventoryDeduct {
+	if kind == sale.KindPaymentRefund || kind == sale.KindPaid || kind == sale.KindInventoryDeduct || kind == sale.KindCouponRedeem {
 		o.Payment = rapid.String().Draw(t, "payment")
+	}
+	if !ofReservation(&o, kind) {
+		o.ChangedAt = rapid.Int64Range(0, lastTime).Draw(t, "changed_at")
 	}
 	return o
 }
@@ -118,7 +120,7 @@ func TestDecodeIsTheInverseOfEncode(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		status := rapid.SampledFrom([]sale.Status{sale.StatusReserved, sale.StatusPaid, sale.StatusCancelled, sale.StatusExpired}).Draw(t, "status")
 		kind := rapid.SampledFrom([]sale.Kind{
-			sale.Kind(resultsPrefix + status.String()), sale.KindCouponRedeem, sale.KindInventoryDeduct,
+			sale.Kind(resultsPrefix + status.String()), sale.KindCouponRedeem, sale.KindCouponRelease, sale.KindInventoryDeduct,
 			sale.KindInventoryReturn, sale.KindPaymentRefund,
 		}).Draw(t, "kind")
 		sku := rapid.StringMatching(`[A-Za-z0-9_-]{1,64}`).Draw(t, "sku")

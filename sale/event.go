@@ -11,6 +11,7 @@ const (
 	KindCancelled       Kind = "results.cancelled"
 	KindExpired         Kind = "results.expired"
 	KindCouponRedeem    Kind = "coupons.redeem"
+	KindCouponRelease   Kind = "coupons.release"
 	KindInventoryDeduct Kind = "inventory.deduct"
 	KindInventoryReturn Kind = "inventory.return"
 	KindPaymentRefund   Kind = "payments.refund"
