@@ -74,9 +74,8 @@ type Snapshot interface {
 // Results is what an Auditor reads of the world's side. Errors wrap
 // sale.ErrUnavailable.
 type Results interface {
-	// Extent returns the sequence of the stream's last message, and, when it no longer
-	// has its first, the time (Unix ms) since which it has all; else 0.
-	Extent(ctx context.Context) (last uint64, since int64, err error)
+	// Extent returns how far the stream reaches.
+	Extent(ctx context.Context) (sale.Extent, error)
 	// EachEvent reads the stream once, from the sequence first up to last. What is no event
 	// of ours has no kind.
 	EachEvent(ctx context.Context, first, last uint64, fn func(kind sale.Kind, orders []sale.Order, seq uint64) error) error
@@ -133,7 +132,7 @@ func New(cfg Config, ledger Ledger, shield Shield, results Results) (*Auditor, e
 // changed, and all that is in the shield. A check that could not be made, because its part is
 // away or ctx ended, says so in the report. An error that wraps sale.ErrUnavailable means that
 // not even the ledger could be read, one that wraps sale.ErrInvalid that since is of another
-// stream.
+// stream, or of a ledger that has gone back since: then everything has to be audited.
 func (a *Auditor) Audit(ctx context.Context, since sale.AuditPosition) (Report, error) {
 	select {
 	case a.turn <- struct{}{}:

@@ -111,12 +111,12 @@ func (r *Restorer) Run(ctx context.Context, tell func(Restored) error) (Restorat
 }
 
 func (r *restoration) read(ctx context.Context) error {
-	last, since, err := r.results.Extent(ctx)
+	extent, err := r.results.Extent(ctx)
 	if err != nil {
 		return err
 	}
-	r.sum.Since = since
-	err = r.results.EachEvent(ctx, 1, last, func(kind sale.Kind, orders []sale.Order, _ uint64) error {
+	r.sum.Since = extent.Since
+	err = r.results.EachEvent(ctx, 1, extent.Last, func(kind sale.Kind, orders []sale.Order, _ uint64) error {
 		if !strings.HasPrefix(string(kind), "results.") {
 			return ctx.Err()
 		}

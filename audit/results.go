@@ -134,12 +134,12 @@ func (c *resultsCheck) run(ctx context.Context) error {
 
 // extent reads how far the stream reaches. Its beginning may age away while it is read, so
 // it is looked at again after each reading: what happened before then may have been told.
-func (c *resultsCheck) extent(ctx context.Context) (last uint64, err error) {
-	last, since, err := c.a.results.Extent(ctx)
-	if err == nil && since != 0 {
-		c.since = max(c.since, since+clockSlack)
+func (c *resultsCheck) extent(ctx context.Context) (sale.Extent, error) {
+	e, err := c.a.results.Extent(ctx)
+	if err == nil && e.Since != 0 {
+		c.since = max(c.since, e.Since+clockSlack)
 	}
-	return last, err
+	return e, err
 }
 
 // begins notes where a reading begins, and, where the one before began earlier, the time of

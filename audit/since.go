@@ -30,13 +30,24 @@ func (c *resultsCheck) begin(ctx context.Context) (err error) {
 	if c.a.results == nil {
 		return errNotConfigured
 	}
-	if c.last, err = c.extent(ctx); err != nil {
+	extent, err := c.extent(ctx)
+	if err != nil {
 		return err
 	}
-	if c.first > c.last+1 {
-		return fmt.Errorf("%w: the stream ends before the position %s: audit everything", sale.ErrInvalid, c.r.Since)
+	since, next := c.r.Since, &c.r.Position
+	c.last = extent.Last
+	next.Message, next.Stream = extent.Last+1, extent.Made
+	switch {
+	case since == sale.AuditPosition{}:
+	case since.Stream != extent.Made, since.Message > extent.Last+1:
+		return fmt.Errorf("%w: the position %s is of another stream: audit everything", sale.ErrInvalid, since)
+	case since.Change > next.Change:
+		return fmt.Errorf("%w: the ledger has gone back behind the position %s: audit everything", sale.ErrInvalid, since)
+	case next.At < since.At:
+		// The clock was set back, or the last audit was a moment ago: what is to be looked at
+		// again begins with the message that was noted then.
+		*next = since
 	}
-	c.r.Position.Message = c.last + 1
 	return nil
 }
 

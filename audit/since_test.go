@@ -154,11 +154,26 @@ func TestPositionsThatCannotBe(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	delete(w.away, "nats")
-	w.stream = w.stream[:1]
-	if _, err := a.Audit(context.Background(), at); !errors.Is(err, sale.ErrInvalid) {
-		t.Errorf("%v", err)
+	for name, change := range map[string]func(w *world){
+		"a shorter stream":            func(w *world) { w.stream = w.stream[:1] },
+		"another stream":              func(w *world) { w.made++ },
+		"a ledger that has gone back": func(w *world) { w.changes-- },
+	} {
+		saved := *w
+		change(w)
+		if _, err := a.Audit(context.Background(), at); !errors.Is(err, sale.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+		*w = saved
 	}
-	for _, s := range []string{"", "1", "1-2", "1-2-3-4", "-1-2-3", "1-2-x", "01-2-3", "0-1-1"} {
+	// A clock that was set back keeps the position, as long as that lasts.
+	last := w.last
+	w.last -= 100_000
+	if f, r := foundSince(t, a, at); len(f) != 0 || r.Position != at {
+		t.Errorf("found %v, position %v, was %v", f, r.Position, at)
+	}
+	w.last = last
+	for _, s := range []string{"", "1", "1-2", "1-2-3", "1-2-3-4-5", "-1-2-3-4", "1-2-x-4", "01-2-3-4", "0-1-1-1"} {
 		if p, err := sale.ParseAuditPosition(s); !errors.Is(err, sale.ErrInvalid) {
 			t.Errorf("%q: %v, %v", s, p, err)
 		}

@@ -39,6 +39,8 @@ type world struct {
 	last    int64                  // when something was last done
 	changed map[sale.OrderID]int64 // when each order was
 	touched []string               // SKUs, besides those told of
+	changes int64                  // position of the last change
+	made    int64                  // which stream it is
 	step    func()                 // called whenever somebody reads: the world moves on
 	next    int
 	decode  map[string]message // outbox payloads, by their text
@@ -232,7 +234,7 @@ func (f *frozen) EachRefund(_ context.Context, skus []string, fn func([]sale.Ref
 }
 
 func (f *frozen) Position(_ context.Context, margin time.Duration) (sale.AuditPosition, error) {
-	p := sale.AuditPosition{At: f.at + 1}
+	p := sale.AuditPosition{At: f.at + 1, Change: f.w.changes}
 	for _, m := range f.outbox {
 		for _, o := range m.orders {
 			p.At = min(p.At, max(o.ReservedAt, o.ChangedAt))
@@ -291,8 +293,8 @@ func (w *world) SKU(context.Context, string) (*sale.SKU, error) {
 // streamed is the world as Results.
 type streamed struct{ *world }
 
-func (w streamed) Extent(context.Context) (uint64, int64, error) {
-	return uint64(len(w.stream)), w.since, w.read("nats")
+func (w streamed) Extent(context.Context) (sale.Extent, error) {
+	return sale.Extent{Last: uint64(len(w.stream)), Since: w.since, Made: began - w.made}, w.read("nats")
 }
 
 func (w streamed) EachEvent(_ context.Context, first, last uint64, fn func(sale.Kind, []sale.Order, uint64) error) error {

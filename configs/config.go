@@ -337,8 +337,9 @@ type Reconcile struct {
 type Retention struct {
 	// Orders is the age at which the orders of a SKU move to the archive: since it was
 	// closed, or its closes_at passed, and since it was last changed. Such a SKU is never
-	// opened again. 0 is never. Too low: one that was to be opened again cannot be. Too
-	// high: disk.
+	// opened again. 0 is never. It must not be shorter than nats.results_max_age, from which
+	// a ledger that lost orders is restored. Too low: one that was to be opened again cannot
+	// be. Too high: disk.
 	Orders time.Duration `yaml:"orders"`
 	// Archive is how long archived orders are kept, with their payments, until they are
 	// deleted. 0 is for ever. It must not be shorter than nats.results_max_age: what is

@@ -311,6 +311,9 @@ func (v *validator) background(c *Config) {
 	if k.Orders != 0 {
 		v.duration("retention.orders", k.Orders, 24*time.Hour, longest)
 	}
+	if k.Orders != 0 && k.Orders < c.NATS.ResultsMaxAge {
+		v.refuse("retention.orders", "must not be shorter than nats.results_max_age (%s), not %s: a restore would come too late", c.NATS.ResultsMaxAge, k.Orders)
+	}
 	if k.Archive != 0 {
 		v.duration("retention.archive", k.Archive, 24*time.Hour, longest)
 	}

@@ -154,6 +154,7 @@ func TestImpossible(t *testing.T) {
 		{"backlog.max_wait: must not be shorter than queue.max_age", func(c *configs.Config) { c.Backlog.MaxWait = 2 * time.Second }},
 		{"backlog.capacity: must be", func(c *configs.Config) { c.Backlog.Capacity = 0 }},
 		{"retention.orders: must be", func(c *configs.Config) { c.Retention.Orders = time.Hour }},
+		{"retention.orders: must not be shorter than nats.results_max_age", func(c *configs.Config) { c.Retention.Orders = 48 * time.Hour }},
 		{"retention.archive: must be", func(c *configs.Config) { c.Retention.Archive = time.Minute }},
 		{"retention.archive: must not be shorter than nats.results_max_age", func(c *configs.Config) { c.Retention.Archive = 48 * time.Hour }},
 		{"retention.rate: must be", func(c *configs.Config) { c.Retention.Rate = 0 }},

@@ -247,8 +247,8 @@ func TestAudit(t *testing.T) {
 	w.auditor.err = sale.ErrUnavailable
 	w.operator(t, call{method: "GET", path: "/v1/audit"}).check(t, 503, "unavailable")
 	w.operator(t, call{method: "GET", path: "/v1/audit?since=17-x"}).check(t, 422, "invalid_request")
-	w.operator(t, call{method: "GET", path: "/v1/audit?since=17-4-2"})
-	if want := (sale.AuditPosition{At: 17, Message: 4, Change: 2}); w.auditor.since != want {
+	w.operator(t, call{method: "GET", path: "/v1/audit?since=17-4-2-9"})
+	if want := (sale.AuditPosition{At: 17, Message: 4, Change: 2, Stream: 9}); w.auditor.since != want {
 		t.Errorf("audited since %v", w.auditor.since)
 	}
 	deps := w.deps()

@@ -42,7 +42,10 @@ func (db *DB) Retain(ctx context.Context, keep sale.Retention) error {
 	if !db.Ready() {
 		return db.notReady()
 	}
-	a := &archivist{db: db, keep: keep, pace: rate.NewLimiter(rate.Limit(keep.Rate), archiveChunk), until: time.Now().Add(retainFor)}
+	a := &archivist{db: db, keep: keep, chunk: int(max(1, min(archiveChunk, keep.Rate))), until: time.Now().Add(retainFor)}
+	if db.retained.pace == nil {
+		db.retained.pace = rate.NewLimiter(rate.Limit(keep.Rate), a.chunk)
+	}
 	var left []error
 	for looked := 0; looked < retainLook && !a.over(ctx); looked += retainPage {
 		page, err := db.skusAfter(ctx, db.retained.after)
@@ -72,9 +75,12 @@ func (db *DB) Retain(ctx context.Context, keep sale.Retention) error {
 	return notArchived(left)
 }
 
-// retained is how far this gateway's runs have come in the catalogue. It belongs to the
-// one run at a time.
-type retained struct{ after string }
+// retained is how far this gateway's runs have come in the catalogue, and their rate. It
+// belongs to the one run at a time.
+type retained struct {
+	after string
+	pace  *rate.Limiter
+}
 
 func notArchived(left []error) error {
 	if len(left) == 0 {
@@ -94,7 +100,7 @@ func (db *DB) skusAfter(ctx context.Context, after string) ([]*sale.SKU, error) 
 type archivist struct {
 	db    *DB
 	keep  sale.Retention
-	pace  *rate.Limiter
+	chunk int // orders in one transaction: at most a second's
 	until time.Time
 }
 
@@ -111,7 +117,14 @@ func (a *archivist) handle(ctx context.Context, sku *sale.SKU) error {
 		}
 		next = sale.ArchiveDone
 	}
-	var chunk func(context.Context, string) (int, error)
+	if next == sale.ArchiveDropping {
+		// Said before the first is deleted, so that nobody counts what is left.
+		if err := a.advance(ctx, sku.Name, sku.Archive, next); err != nil {
+			return err
+		}
+		next = sale.ArchiveDropped
+	}
+	var chunk func(context.Context, string, int) (int, error)
 	switch next {
 	case sale.ArchiveDone:
 		chunk = a.db.archiveChunk
@@ -121,10 +134,10 @@ func (a *archivist) handle(ctx context.Context, sku *sale.SKU) error {
 		return nil
 	}
 	for !a.over(ctx) {
-		if err := a.pace.WaitN(ctx, archiveChunk); err != nil {
+		if err := a.db.retained.pace.WaitN(ctx, a.chunk); err != nil {
 			return nil //nolint:nilerr // asked to stop
 		}
-		n, err := chunk(ctx, sku.Name)
+		n, err := chunk(ctx, sku.Name, a.chunk)
 		if err != nil {
 			return err
 		}
@@ -176,7 +189,7 @@ func (a *archivist) advance(ctx context.Context, name string, from, to sale.Arch
 
 // archiveChunk deletes buyers of the SKU, and when there are none left moves finished
 // orders, and returns how many rows it took: 0 when there are no more.
-func (db *DB) archiveChunk(ctx context.Context, sku string) (moved int, err error) {
+func (db *DB) archiveChunk(ctx context.Context, sku string, most int) (moved int, err error) {
 	err = db.repairLocked(ctx, func(ctx context.Context, on *try) (bool, error) {
 		moved = 0
 		rules, err := scanSKU(on.conn.QueryRowContext(ctx, "SELECT "+skuColumns+" FROM skus WHERE sku = ?", sku))
@@ -184,14 +197,14 @@ func (db *DB) archiveChunk(ctx context.Context, sku string) (moved int, err erro
 			return false, err
 		}
 		s := dialect.NewScript(db.dialect)
-		users, err := db.someBuyers(ctx, on.conn, sku)
+		users, err := db.someBuyers(ctx, on.conn, sku, most)
 		if err != nil {
 			return false, err
 		}
 		if moved = len(users); moved > 0 {
 			appendDeleteBuyers(s, sku, users)
 		} else {
-			f, err := db.finishedOrders(ctx, on.conn, sku)
+			f, err := db.finishedOrders(ctx, on.conn, sku, most)
 			if moved = len(f.ids); err != nil || moved == 0 {
 				return false, err
 			}
@@ -210,10 +223,10 @@ type finished struct {
 }
 
 // finishedOrders locks the first finished orders of the SKU.
-func (db *DB) finishedOrders(ctx context.Context, conn *sql.Conn, sku string) (finished, error) {
+func (db *DB) finishedOrders(ctx context.Context, conn *sql.Conn, sku string, most int) (finished, error) {
 	f := finished{sold: make(map[int]int64)}
 	of := db.ordersOf(sku)
-	rows, err := conn.QueryContext(ctx, "SELECT order_id, segment, quantity, status"+of+" AND status <> 'reserved' ORDER BY order_id LIMIT ?"+db.dialect.ForUpdate(), archiveChunk)
+	rows, err := conn.QueryContext(ctx, "SELECT order_id, segment, quantity, status"+of+" AND status <> 'reserved' ORDER BY order_id LIMIT ?"+db.dialect.ForUpdate(), most)
 	return f, each(rows, err, func(r scanner) error {
 		var id []byte
 		var segment int
@@ -237,11 +250,11 @@ func (f *finished) appendMove(s *dialect.Script, sku string) {
 	s.IDs(f.ids)
 	s.Raw(")")
 	s.End()
-	s.Raw("DELETE FROM orders WHERE order_id IN (")
+	s.Raw(s.Dialect.DeleteFrom("orders", "PRIMARY") + " WHERE order_id IN (")
 	s.IDs(f.ids)
 	s.Raw(")")
 	s.Dialect.EndExactly(s, len(f.ids))
-	s.Raw("DELETE FROM stock_moves WHERE order_id IN (")
+	s.Raw(s.Dialect.DeleteFrom("stock_moves", "PRIMARY") + " WHERE order_id IN (")
 	s.IDs(f.ids)
 	s.Raw(") AND reason <> '" + operatorReason + "'")
 	s.End()
@@ -255,16 +268,17 @@ func (f *finished) appendMove(s *dialect.Script, sku string) {
 }
 
 // dropChunk deletes archived orders and their payments, and returns how many orders.
-func (db *DB) dropChunk(ctx context.Context, sku string) (dropped int, err error) {
+func (db *DB) dropChunk(ctx context.Context, sku string, most int) (dropped int, err error) {
 	err = db.insist(ctx, db.pools.control, terms{refused: maxRefused, waited: 1}, func(ctx context.Context, on *try) error {
-		ids, err := db.archivedOf(ctx, on.conn, sku)
+		ids, err := db.archivedOf(ctx, on.conn, sku, most)
 		if dropped = len(ids); err != nil || dropped == 0 {
 			return err
 		}
 		s := dialect.NewScript(db.dialect)
 		s.Statement(db.dialect.Begin())
-		for _, table := range []string{"payments", "orders_archive"} {
-			s.Raw("DELETE FROM " + table + " WHERE order_id IN (")
+		// The archive first, as a late payment locks it (transition.kept).
+		for _, from := range [][2]string{{"orders_archive", "PRIMARY"}, {"payments", "payments_order"}} {
+			s.Raw(db.dialect.DeleteFrom(from[0], from[1]) + " WHERE order_id IN (")
 			s.IDs(ids)
 			s.Raw(")")
 			s.End()
@@ -277,10 +291,10 @@ func (db *DB) dropChunk(ctx context.Context, sku string) (dropped int, err error
 }
 
 // archivedOf reads the first ids of the SKU's archive.
-func (db *DB) archivedOf(ctx context.Context, conn *sql.Conn, sku string) ([]sale.OrderID, error) {
+func (db *DB) archivedOf(ctx context.Context, conn *sql.Conn, sku string, most int) ([]sale.OrderID, error) {
 	first, last := sale.OrderIDsOf(sku)
 	rows, err := conn.QueryContext(ctx, "SELECT order_id FROM orders_archive WHERE order_id >= ? AND order_id <= ? AND sku = ? ORDER BY order_id LIMIT ?",
-		first[:], last[:], sku, archiveChunk)
+		first[:], last[:], sku, most)
 	return scanAll(rows, err, scanOrderID)
 }
 

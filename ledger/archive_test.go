@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashgate/internal/testenv"
+	"flashgate/ledger/dialect"
 	"flashgate/sale"
 )
 
@@ -156,7 +157,7 @@ func TestArchivedOrdersAreNotRestored(t *testing.T) {
 		}
 		for round := range 2 {
 			for life, o := range orders {
-				if got := b.restored(db, o); got[0] != "archived" {
+				if got := b.restored(db, o); got[0] != []string{"exists", "archived"}[round] {
 					t.Errorf("round %d: a %s order is %s", round, life, got)
 				}
 			}
@@ -298,4 +299,94 @@ func TestArchiveHeld(t *testing.T) {
 		t.Errorf("%d orders are left", n)
 	}
 	b.clean(db)
+}
+
+// Between the first that is deleted and the last, nobody finds anything wrong, however long
+// that takes; and neither where nothing is to be deleted any more.
+func TestAuditWhileAnArchiveIsDeleted(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		b.archived(db)
+		a := &archivist{db: db, keep: keepNothing, until: time.Now().Add(testenv.Patience)}
+		if err := a.advance(t.Context(), "shoe", sale.ArchiveDone, sale.ArchiveDropping); err != nil {
+			t.Fatal(err)
+		}
+		for left := range 4 {
+			b.clean(db)
+			if n := b.number("SELECT COUNT(*) FROM orders_archive"); n != int64(4-left) {
+				t.Errorf("%d are left, want %d", n, 4-left)
+			}
+			if n, err := db.dropChunk(t.Context(), "shoe", 1); err != nil || n != 1 {
+				t.Fatalf("%d, %v", n, err)
+			}
+		}
+		b.clean(db)
+		b.retain(db, sale.Retention{Rate: 100, Archived: time.Hour})
+		if sku, err := db.readSKUs(t.Context(), []string{"shoe"}); err != nil || sku["shoe"].Archive != sale.ArchiveDropped {
+			t.Errorf("%+v, %v", sku["shoe"], err)
+		}
+	})
+}
+
+// What a ledger lost of an archived SKU is put back, and an order that it has otherwise is said.
+func TestRestoreIntoAnArchivedSKU(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		_, orders := b.archived(db)
+		paid := orders["paid"]
+		b.exec("DELETE FROM orders_archive WHERE order_id = ?", paid.ID[:])
+		b.exec("DELETE FROM payments WHERE order_id = ?", paid.ID[:])
+		b.exec("UPDATE stock SET sold = sold - 2, archived = archived - 2 WHERE sku = 'shoe' AND segment = ?", paid.Segment)
+		if got := b.restored(db, paid); got[0] != "restored" {
+			t.Errorf("lost: %s", got)
+		}
+		if o, err := db.Order(t.Context(), paid.ID); err != nil || o != paid {
+			t.Errorf("%+v, %v", o, err)
+		}
+		otherwise := orders["expired"]
+		otherwise.Status, otherwise.Version = sale.StatusPaid, 3
+		if got := b.restored(db, otherwise); got[0] != "exists_with_different" {
+			t.Errorf("otherwise: %s", got)
+		}
+		b.clean(db)
+	})
+}
+
+// A late payment of an order that is just being deleted finds that it has gone.
+func TestPaymentOfAnOrderThatIsDeleted(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		_, orders := b.archived(db)
+		o := orders["paid"]
+		for _, there := range []bool{true, false} {
+			conn, err := db.pools.edge.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			write := &transition{db: db, at: db.Now(), kept: []sale.OrderID{o.ID}}
+			err = write.write(t.Context(), &try{conn: conn})
+			rollback(conn)
+			_ = conn.Close()
+			if failed := db.dialect.Classify(err) == dialect.Violated; failed == there {
+				t.Errorf("there: %v, %v", there, err)
+			}
+			b.exec("DELETE FROM orders_archive WHERE order_id = ?", o.ID[:])
+		}
+	})
+}
+
+// The schema cannot go back where that would sell what is archived again.
+func TestArchivesCannotBeUnmade(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		db := b.open()
+		b.archived(db)
+		p, err := migrationsOf(b.dialect, b.raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.DownTo(t.Context(), 7); err == nil {
+			t.Error("it went back")
+		}
+		b.clean(db)
+	})
 }

@@ -25,11 +25,13 @@ const (
 // appendPosition gives the SKU, whose row is locked, the next position, and commits.
 // Nothing is locked after the counter, and nothing between it and the COMMIT: a gateway
 // that freezes holds up no other's changes.
-func appendPosition(s *dialect.Script, sku string) {
+func appendPosition(s *dialect.Script, sku *sale.SKU) {
 	s.Raw("UPDATE change_counter SET position=position+1 WHERE id=1")
 	s.Dialect.EndExactly(s, 1)
-	s.Raw("UPDATE skus SET position=(SELECT position FROM change_counter WHERE id=1) WHERE sku=")
-	s.Str(sku)
+	s.Raw("UPDATE skus SET position=(SELECT position FROM change_counter WHERE id=1),changed_at=")
+	s.Int(sku.ChangedAt)
+	s.Raw(" WHERE sku=")
+	s.Str(sku.Name)
 	s.Dialect.EndExactly(s, 1)
 	s.Statement("COMMIT")
 }

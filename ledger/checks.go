@@ -87,7 +87,7 @@ func (c scope) checks(now int64, outboxAge time.Duration) []check {
 		},
 		{
 			name: "archived_units", promise: "what is archived of a stock row's units is what the archive's paid orders hold",
-			query: `SELECT s.sku, '', s.segment, s.archived, COALESCE(l.units, 0) FROM stock s JOIN skus k ON k.sku = s.sku AND k.archive <> 'dropped'
+			query: `SELECT s.sku, '', s.segment, s.archived, COALESCE(l.units, 0) FROM stock s JOIN skus k ON k.sku = s.sku AND k.archive NOT IN ('dropping', 'dropped')
 				LEFT JOIN (SELECT a.sku, a.segment, SUM(a.quantity) AS units FROM orders_archive a WHERE a.status = 'paid'` + c.orders("a") + ` GROUP BY a.sku, a.segment) l
 				ON l.sku = s.sku AND l.segment = s.segment WHERE s.archived <> COALESCE(l.units, 0)` + c.names("s.sku"),
 			detail: "segment %s has %s units archived, the paid orders of the archive hold %s", figures: 3,
@@ -95,7 +95,7 @@ func (c scope) checks(now int64, outboxAge time.Duration) []check {
 		{
 			name: "archived_orders", promise: "what is archived has ended, is of a SKU that stays closed, and is there once",
 			query: `SELECT a.sku, a.order_id, a.status FROM orders_archive a LEFT JOIN skus k ON k.sku = a.sku
-				WHERE (a.status = 'reserved' OR k.archive IS NULL OR k.archive NOT IN ('archiving', 'archived') OR k.state <> 'closed'
+				WHERE (a.status = 'reserved' OR k.archive IS NULL OR k.archive NOT IN ('archiving', 'archived', 'dropping') OR k.state <> 'closed'
 				OR EXISTS (SELECT 1 FROM orders o WHERE o.order_id = a.order_id))` + c.orders("a"),
 			detail: "the order is %s, and does not belong into the archive", figures: 1,
 		},

@@ -192,7 +192,7 @@ func (w *buyerWork) appendStep(s *dialect.Script, set string) {
 // appendClear deletes some rows of former limits. Where there are none left, the SKU is
 // ready to be counted, or, without a limit, done.
 func (db *DB) appendClear(ctx context.Context, conn *sql.Conn, s *dialect.Script, w *buyerWork) error {
-	users, err := db.someBuyers(ctx, conn, w.sku)
+	users, err := db.someBuyers(ctx, conn, w.sku, db.buyersChunk)
 	switch {
 	case err != nil:
 	case len(users) > 0:

@@ -25,10 +25,11 @@ func TestErase(t *testing.T) {
 		}
 		b.close(db, "old")
 		b.retain(db, keepArchive)
+		closed := false
 		erase := func(wantErased int, wantLeft ...string) {
 			t.Helper()
 			var left []string
-			n, err := db.Erase(t.Context(), "ann", func(sku, why string) { left = append(left, sku+": "+why) })
+			n, err := db.Erase(t.Context(), Erasure{User: "ann", Closed: closed}, func(sku, why string) { left = append(left, sku+": "+why) })
 			if err != nil || n != wantErased || len(left) != len(wantLeft) {
 				t.Fatalf("%d erased, left %v, %v", n, left, err)
 			}
@@ -44,7 +45,9 @@ func TestErase(t *testing.T) {
 		b.close(db, "limited")
 		b.overdue(db)
 		b.expireAll(db)
-		erase(2)
+		erase(1, "limited")
+		closed = true
+		erase(1)
 		erase(0)
 		named := b.number(`SELECT (SELECT COUNT(*) FROM orders WHERE user_id = 'ann') + (SELECT COUNT(*) FROM orders_archive WHERE user_id = 'ann')
 			+ (SELECT COUNT(*) FROM buyers WHERE user_id = 'ann')`)
@@ -64,7 +67,7 @@ func TestErase(t *testing.T) {
 				}
 			}
 		}
-		if _, err := db.Erase(t.Context(), "", nil); !errors.Is(err, sale.ErrInvalid) {
+		if _, err := db.Erase(t.Context(), Erasure{}, nil); !errors.Is(err, sale.ErrInvalid) {
 			t.Errorf("%v", err)
 		}
 	})

@@ -68,6 +68,36 @@ func TestHooksTellOfGiveBacks(t *testing.T) {
 	})
 }
 
+// A change of a SKU whose COMMIT was answered to nobody is told of all the same, once.
+func TestHooksTellOfChangesThatWereInDoubt(t *testing.T) {
+	needServers(t)
+	b, p := proxied(t)
+	var w told
+	db := b.new()
+	db.SetHooks(w.hooks())
+	b.run(db)
+	wished, stock := b.wish("shoe", 10)
+	b.put(db, wished, stock)
+	w.changed = nil
+	sprung := p.SwallowReply(";COMMIT;")
+	if _, had, _, err := db.AddStock(t.Context(), "shoe", -5, ""); err != nil || had.Total != 5 {
+		t.Errorf("%+v, %v", had, err)
+	}
+	disturbed(t, sprung)
+	if !slices.Equal(w.changed, []string{"shoe changed " + wished.Title + " true"}) {
+		t.Errorf("told %q", w.changed)
+	}
+	// What another call had done under the same key is not.
+	for range 2 {
+		if _, _, _, err := db.AddStock(t.Context(), "shoe", 1, "key"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(w.changed) != 2 {
+		t.Errorf("told %q", w.changed)
+	}
+}
+
 // A copy that is loaded knows live orders, however old, and those that ended lately: of
 // others no repeat of a give-back is told.
 func TestOldGiveBacksAreNotToldAgain(t *testing.T) {

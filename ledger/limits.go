@@ -80,7 +80,7 @@ func (db *DB) writeBuyers(ctx context.Context, conn *sql.Conn, after *sale.SKU, 
 // range would wait for purchases that are under way, which wait for the stock rows.
 func (db *DB) deleteBuyers(ctx context.Context, conn *sql.Conn, sku string) error {
 	for {
-		users, err := db.someBuyers(ctx, conn, sku)
+		users, err := db.someBuyers(ctx, conn, sku, db.buyersChunk)
 		if err != nil || len(users) == 0 {
 			return err
 		}
@@ -101,8 +101,8 @@ func appendDeleteBuyers(s *dialect.Script, sku string, users []string) {
 	s.End()
 }
 
-func (db *DB) someBuyers(ctx context.Context, conn *sql.Conn, sku string) ([]string, error) {
-	rows, err := conn.QueryContext(ctx, "SELECT user_id FROM buyers WHERE sku = ? ORDER BY user_id LIMIT ?", sku, db.buyersChunk)
+func (db *DB) someBuyers(ctx context.Context, conn *sql.Conn, sku string, most int) ([]string, error) {
+	rows, err := conn.QueryContext(ctx, "SELECT user_id FROM buyers WHERE sku = ? ORDER BY user_id LIMIT ?", sku, most)
 	return scanAll(rows, err, scanName)
 }
 

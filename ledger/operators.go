@@ -175,7 +175,7 @@ func (db *DB) change(ctx context.Context, c *skuChange) error {
 // the moment in which its rules change, so that whoever holds them reads rules that are
 // exact.
 func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) error {
-	c.refusal, c.created, c.changed = nil, false, false
+	c.refusal, c.created = nil, false
 	before, err := db.lockSKU(ctx, conn, c.name)
 	switch {
 	case errors.Is(err, sql.ErrNoRows) && c.create:
@@ -208,6 +208,7 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 				c.refusal = sale.ErrKeyReused
 			}
 			c.replayed = !c.unsure
+			c.changed = c.changed && c.unsure // by an attempt before, whose outcome was unknown
 			return errAbandon
 		}
 	}
@@ -223,8 +224,11 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 		after.Counting = after.PerUserLimit > 0 && !few
 	}
 	if after == *before && stock == had {
-		c.sku, c.stock, c.created = *before, had, c.made && before.Version == 1
+		c.sku, c.stock, c.created, c.changed = *before, had, c.made && before.Version == 1, false
 		return errAbandon
+	}
+	if stock != had {
+		after.ChangedAt = db.Now()
 	}
 	rowsAfter := distribute(rows, after.Segments, stock, after.Segments != before.Segments)
 	if err := db.writeSKU(ctx, conn, before, &after, c.created); err != nil {
@@ -271,8 +275,9 @@ func (db *DB) changeDone(ctx context.Context, conn *sql.Conn, c *skuChange) (don
 
 // writeSKU writes the SKU's row where its rules changed, and its new version.
 func (db *DB) writeSKU(ctx context.Context, conn *sql.Conn, before, after *sale.SKU, created bool) error {
-	if *after == *before {
-		return nil
+	rules := *after
+	if rules.ChangedAt = before.ChangedAt; rules == *before {
+		return nil // the stock's change is noted with its position
 	}
 	after.Version = before.Version + 1
 	after.ChangedAt = db.Now()
@@ -325,6 +330,6 @@ func (db *DB) writeStock(ctx context.Context, conn *sql.Conn, sku *sale.SKU, bef
 	}
 	s.Raw(",raises=stock.raises+" + db.dialect.Inserted("raises"))
 	s.End()
-	appendPosition(s, sku.Name)
+	appendPosition(s, sku)
 	return db.dialect.Exec(ctx, conn, s)
 }

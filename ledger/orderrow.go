@@ -49,6 +49,16 @@ func qualified(alias, columns string) string {
 	return string(b)
 }
 
+// readOrdersLocked reads those of the orders that exist, in key order, and locks them.
+func (db *DB) readOrdersLocked(ctx context.Context, conn *sql.Conn, ids []sale.OrderID) ([]sale.Order, error) {
+	s := dialect.NewScript(db.dialect)
+	s.Raw("SELECT " + orderColumns + " FROM orders" + db.dialect.ByPrimaryKey() + " WHERE order_id IN (")
+	s.IDs(ids)
+	s.Raw(") ORDER BY order_id" + db.dialect.ForUpdate())
+	rows, err := conn.QueryContext(ctx, string(s.Text))
+	return scanAll(rows, err, scanOrder)
+}
+
 // archivedOrder reads one order of the archive, as readOrders does one that is not: nobody
 // can change it, nor are its buyer's units kept.
 func (db *DB) archivedOrder(ctx context.Context, conn *sql.Conn, id sale.OrderID) ([]orderRow, error) {

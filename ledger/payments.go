@@ -83,7 +83,8 @@ func (db *DB) pay(ctx context.Context, on *try, p sale.Payment) (result sale.Pay
 		return result, nil, err
 	}
 	found, err := db.readOrders(ctx, on.conn, []sale.OrderID{p.OrderID})
-	if err == nil && len(found) == 0 {
+	archived := err == nil && len(found) == 0
+	if archived {
 		found, err = db.archivedOrder(ctx, on.conn, p.OrderID)
 	}
 	switch {
@@ -99,6 +100,9 @@ func (db *DB) pay(ctx context.Context, on *try, p sale.Payment) (result sale.Pay
 		return result, sale.ErrPaymentMismatch, nil
 	}
 	t := &transition{db: db, at: db.Now()}
+	if archived {
+		t.kept = []sale.OrderID{p.OrderID} // or it is deleted, and its payments with it, meanwhile
+	}
 	result, err = t.pay(ctx, on.conn, &found[0], p)
 	if err != nil {
 		return result, nil, err

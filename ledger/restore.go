@@ -126,6 +126,7 @@ type restoring struct {
 	t     *transition
 	shelf *shelf
 	found map[sale.OrderID]orderRow
+	kept  map[sale.OrderID]sale.Order // in the archive
 	wrote map[sale.OrderID]sale.Order // what it leaves of the orders it touches
 }
 
@@ -139,7 +140,12 @@ func (r *restoring) attempt(ctx context.Context, on *try) error {
 	r.wrote = make(map[sale.OrderID]sale.Order)
 	for i, o := range r.orders {
 		row, ok := r.found[o.ID]
+		kept, archived := r.kept[o.ID]
 		switch {
+		case archived && (kept.Status == o.Status || kept.Version > o.Version):
+			r.results[i] = sale.RestoreExists
+		case archived:
+			r.results[i] = sale.RestoreDifferent
 		case !ok:
 			r.results[i] = r.insert(o)
 		case on.unsure && before[o.ID] == row.Order:
@@ -188,7 +194,19 @@ func (r *restoring) read(ctx context.Context, on *try) error {
 	if r.shelf, err = newShelf(ctx, on.conn, sku); err != nil {
 		return err
 	}
-	r.shelf.units = units
+	r.shelf.units, r.kept = units, make(map[sale.OrderID]sale.Order)
+	if r.shelf.rules == nil || !r.shelf.rules.Archived() {
+		return nil
+	}
+	for _, id := range ids {
+		kept, err := r.db.archivedOrder(ctx, on.conn, id)
+		if err != nil {
+			return err
+		}
+		if len(kept) > 0 {
+			r.kept[id] = kept[0].Order
+		}
+	}
 	return nil
 }
 
@@ -198,7 +216,9 @@ func (r *restoring) insert(published *sale.Order) sale.RestoreResult {
 	if f.rules == nil || len(f.stock) == 0 {
 		return sale.RestoreUnknownSKU
 	}
-	if f.rules.Archived() {
+	// What was lost before it could be archived is put back where orders are made; what may
+	// have been deleted for its age stays deleted.
+	if f.rules.Archive > sale.ArchiveDone {
 		return sale.RestoreArchived
 	}
 	o := *published

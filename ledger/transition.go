@@ -23,6 +23,7 @@ type transition struct {
 	lease string // the lease that has to be held under token, or ""
 	token int64
 
+	kept     []sale.OrderID // archived orders that have to be there still
 	changes  []statusChange
 	orders   []sale.Order // new rows
 	payments []paymentRow
@@ -139,6 +140,9 @@ func (t *transition) write(ctx context.Context, on *try) error {
 func (t *transition) append(s *dialect.Script) {
 	if t.lease != "" {
 		t.db.dialect.Lease(s, t.lease, t.token)
+	}
+	for _, id := range t.kept {
+		t.db.dialect.Holds(s, "orders_archive", id)
 	}
 	t.appendChanges(s)
 	t.appendOrders(s)

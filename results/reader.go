@@ -12,33 +12,23 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Extent is what the results stream reaches from and to.
-type Extent struct {
-	// Last is the sequence of the last message ever stored, 0 when there was none.
-	Last uint64
-	// Since is 0 when the stream still has its first message. Otherwise messages have
-	// been dropped, by age as a rule, and it has all that were stored at Since (Unix ms,
-	// NATS's clock) or later.
-	Since int64
-}
-
 // Extent reads how far the results stream reaches now. Errors wrap
 // sale.ErrUnavailable.
-func (c *Conn) Extent(ctx context.Context) (Extent, error) {
+func (c *Conn) Extent(ctx context.Context) (sale.Extent, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.askTimeout)
 	defer cancel()
 	if !c.Connected() {
-		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, c.names.results, nats.ErrDisconnected)
+		return sale.Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, c.names.results, nats.ErrDisconnected)
 	}
 	s, err := c.js.Stream(ctx, c.names.results)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return Extent{}, nil // no gateway has run yet, or NATS has lost everything
+		return sale.Extent{}, nil // no gateway has run yet, or NATS has lost everything
 	}
 	if err != nil {
-		return Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, c.names.results, err)
+		return sale.Extent{}, fmt.Errorf("%w: stream %s: %w", sale.ErrUnavailable, c.names.results, err)
 	}
 	state := s.CachedInfo().State
-	e := Extent{Last: state.LastSeq}
+	e := sale.Extent{Last: state.LastSeq, Made: s.CachedInfo().Created.UnixMilli()}
 	switch {
 	case state.FirstSeq <= 1:
 	case state.Msgs == 0:

@@ -26,6 +26,19 @@ func (c *Checked) Add(other Checked, bound int) {
 	c.More = c.More || other.More || n < len(other.Findings)
 }
 
+// Extent is what the results stream reaches from and to.
+type Extent struct {
+	// Last is the sequence of the last message ever stored, 0 when there was none.
+	Last uint64
+	// Since is 0 when the stream still has its first message. Otherwise messages have
+	// been dropped, by age as a rule, and it has all that were stored at Since (Unix ms,
+	// NATS's clock) or later.
+	Since int64
+	// Made is when the stream was, in Unix ms on NATS's clock, 0 where there is none. A stream
+	// that was made again is another one.
+	Made int64
+}
+
 // AuditPosition is a moment up to which an audit has seen everything that an installation
 // did: a later one only looks at what was done since. The zero one is the beginning.
 type AuditPosition struct {
@@ -36,15 +49,19 @@ type AuditPosition struct {
 	Message uint64
 	// Change is the last change of a SKU that was seen, in the order of commits.
 	Change int64
+	// Stream is when the stream was made that the message is of.
+	Stream int64
 }
 
-// String is at-message-change.
-func (p AuditPosition) String() string { return fmt.Sprintf("%d-%d-%d", p.At, p.Message, p.Change) }
+// String is at-message-change-stream.
+func (p AuditPosition) String() string {
+	return fmt.Sprintf("%d-%d-%d-%d", p.At, p.Message, p.Change, p.Stream)
+}
 
 // ParseAuditPosition reads what String wrote.
 func ParseAuditPosition(s string) (AuditPosition, error) {
 	var p AuditPosition
-	if _, err := fmt.Sscanf(s, "%d-%d-%d", &p.At, &p.Message, &p.Change); err != nil || p.String() != s || p.At <= 0 || p.Change < 0 {
+	if _, err := fmt.Sscanf(s, "%d-%d-%d-%d", &p.At, &p.Message, &p.Change, &p.Stream); err != nil || p.String() != s || p.At <= 0 || p.Change < 0 || p.Stream < 0 {
 		return AuditPosition{}, fmt.Errorf("%w: %q is no position of an audit", ErrInvalid, s)
 	}
 	return p, nil

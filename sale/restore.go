@@ -12,7 +12,7 @@ const (
 	RestoreNoStock                             // its units are no longer there
 	RestoreOverLimit                           // its buyer holds too many units by now
 	RestoreUnknownSKU                          // the ledger has no such SKU
-	RestoreArchived                            // the SKU's orders are archived, and this one may have been deleted since
+	RestoreArchived                            // the SKU's archive has been deleted for its age, and this one with it
 )
 
 var restoreResultNames = [...]string{

@@ -14,10 +14,11 @@ const (
 	ArchiveNone     Archive = iota + 1 // its orders are where they were made
 	ArchiveUnderWay                    // they are being moved; it stays closed from here on
 	ArchiveDone                        // they have been moved
+	ArchiveDropping                    // they are being deleted there
 	ArchiveDropped                     // they have been deleted; their units stay in the stock's figures
 )
 
-var archiveNames = [...]string{ArchiveNone: "none", ArchiveUnderWay: "archiving", ArchiveDone: "archived", ArchiveDropped: "dropped"}
+var archiveNames = [...]string{ArchiveNone: "none", ArchiveUnderWay: "archiving", ArchiveDone: "archived", ArchiveDropping: "dropping", ArchiveDropped: "dropped"}
 
 // String is its name, as it is stored and shown.
 func (a Archive) String() string { return nameOf(archiveNames[:], int(a)) }
@@ -58,8 +59,10 @@ func (r Retention) Due(s *SKU, now int64) Archive {
 		}
 	case ArchiveDone:
 		if r.Archived > 0 && older(s.ChangedAt, r.Archived) {
-			return ArchiveDropped
+			return ArchiveDropping
 		}
+	case ArchiveDropping:
+		return ArchiveDropped
 	}
 	return 0
 }

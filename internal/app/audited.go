@@ -30,11 +30,6 @@ type auditedResults struct {
 	backlog *results.Backlog
 }
 
-func (r auditedResults) Extent(ctx context.Context) (last uint64, since int64, err error) {
-	e, err := r.Conn.Extent(ctx)
-	return e.Last, e.Since, err
-}
-
 func (auditedResults) Decode(payload []byte) (sale.Kind, []sale.Order, error) {
 	return results.Decode(payload)
 }

@@ -10,13 +10,14 @@ import (
 
 type eraseCmd struct {
 	source
-	User string `arg:"" help:"The user id, as buyers' tokens carry it."`
+	User   string `arg:"" help:"The user id, as buyers' tokens carry it."`
+	Closed bool   `help:"Also from closed SKUs with a limit per buyer. Opened again, they would take the user for a new buyer."`
 }
 
 func (c eraseCmd) Run(ctx context.Context) error {
 	return withLedger(ctx, c.source, func(ctx context.Context, _ configs.Config, db *ledger.DB) error {
 		skus := 0
-		erased, err := db.Erase(ctx, c.User, func(sku, why string) {
+		erased, err := db.Erase(ctx, ledger.Erasure{User: c.User, Closed: c.Closed}, func(sku, why string) {
 			skus++
 			fmt.Printf("left: sku %s: %s\n", sku, why)
 		})

@@ -54,6 +54,13 @@ type Dialect interface {
 	// ByIndex where only that index may.
 	ByPrimaryKey() string
 	ByIndex(name string) string
+	// DeleteFrom begins a DELETE of a table's rows, found by the index alone ("PRIMARY" for
+	// the primary key): MariaDB plans one as a scan on small tables, which would wait for
+	// other transactions' rows.
+	DeleteFrom(table, index string) string
+	// Holds appends a statement that fails as violated unless the table has a row of the
+	// order id, which stays there until the transaction ends.
+	Holds(s *Script, table string, id sale.OrderID)
 	// OnConflict opens an upsert's tail for the key; Inserted is the value that it would
 	// have inserted into a column.
 	OnConflict(key string) string

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"flashgate/sale"
 )
 
 // mysqlDialect speaks what MySQL 8 and MariaDB 10.6 have in common; comments of the
@@ -137,11 +139,14 @@ func (mysqlDialect) AppendBytes(b []byte, p []byte) []byte {
 	}
 	return appendMySQLBinary(b, p)
 }
-func (mysqlDialect) Begin() string                 { return "START TRANSACTION" }
-func (mysqlDialect) ForUpdate() string             { return " FOR UPDATE" }
-func (mysqlDialect) SkipLocked() string            { return " FOR UPDATE SKIP LOCKED" }
-func (mysqlDialect) ByPrimaryKey() string          { return " FORCE INDEX (PRIMARY)" }
-func (mysqlDialect) ByIndex(name string) string    { return " FORCE INDEX (" + name + ")" }
+func (mysqlDialect) Begin() string              { return "START TRANSACTION" }
+func (mysqlDialect) ForUpdate() string          { return " FOR UPDATE" }
+func (mysqlDialect) SkipLocked() string         { return " FOR UPDATE SKIP LOCKED" }
+func (mysqlDialect) ByPrimaryKey() string       { return " FORCE INDEX (PRIMARY)" }
+func (mysqlDialect) ByIndex(name string) string { return " FORCE INDEX (" + name + ")" }
+func (mysqlDialect) DeleteFrom(table, index string) string {
+	return "DELETE " + table + " FROM " + table + " FORCE INDEX (" + index + ")"
+}
 func (mysqlDialect) OnConflict(string) string      { return " ON DUPLICATE KEY UPDATE " }
 func (mysqlDialect) Inserted(column string) string { return "VALUES(" + column + ")" }
 
@@ -295,6 +300,15 @@ func (mysqlDialect) NearClock(s *Script, at, within int64) {
 	s.Raw(")<=")
 	s.Int(within * 1000)
 	s.Raw(",1,(SELECT 1 UNION SELECT 2))")
+	s.End()
+}
+
+func (mysqlDialect) Holds(s *Script, table string, id sale.OrderID) {
+	s.Raw("SELECT COUNT(*) INTO @flashgate FROM " + table + " WHERE order_id=")
+	s.Bytes(id[:])
+	s.Raw(" LOCK IN SHARE MODE")
+	s.End()
+	s.Raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
 	s.End()
 }
 

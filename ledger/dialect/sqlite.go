@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
+
+	"flashgate/sale"
 )
 
 // sqliteDialect is the embedded ledger. There is one writer at a time, so its
@@ -92,6 +94,12 @@ func (sqliteDialect) ForUpdate() string                      { return "" }
 func (sqliteDialect) SkipLocked() string                     { return "" }
 func (sqliteDialect) ByPrimaryKey() string                   { return "" }
 func (sqliteDialect) ByIndex(string) string                  { return "" }
+func (sqliteDialect) DeleteFrom(table, _ string) string      { return "DELETE FROM " + table }
+func (d sqliteDialect) Holds(s *Script, table string, id sale.OrderID) {
+	s.Raw("UPDATE " + table + " SET order_id=order_id WHERE order_id=")
+	s.Bytes(id[:])
+	d.EndExactly(s, 1)
+}
 func (sqliteDialect) OnConflict(key string) string {
 	return " ON CONFLICT (" + key + ") DO UPDATE SET "
 }

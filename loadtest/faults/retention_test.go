@@ -13,7 +13,7 @@ import (
 // orders while they are moved, while a gateway dies, and afterwards; another sale goes on
 // beside. Then one buyer is erased.
 func TestOrdersAreArchived(t *testing.T) {
-	c := newCluster(t, 2, parts{env: []string{"FLASHGATE_PAYMENTS__WEBHOOK_SECRETS=" + paymentSecret, "FLASHGATE_RETENTION__ORDERS=24h", "FLASHGATE_RETENTION__RATE=1000"}})
+	c := newCluster(t, 2, parts{env: []string{"FLASHGATE_PAYMENTS__WEBHOOK_SECRETS=" + paymentSecret, "FLASHGATE_RETENTION__ORDERS=24h", "FLASHGATE_NATS__RESULTS_MAX_AGE=24h", "FLASHGATE_RETENTION__RATE=1000"}})
 	const old, each = 1500, 40
 	c.putSKU("old", map[string]any{"total": old, "per_user_limit": 1})
 	c.putSKU("new", map[string]any{"total": stock})
