@@ -53,6 +53,9 @@ type Config struct {
 	// itself. Too low: buyers lose what they reserved while they type a card number.
 	// Too high: units that nobody will pay for are kept from those who would.
 	PayWithin time.Duration `yaml:"pay_within"`
+
+	// foreign are environment variables that begin like ours and are none.
+	foreign []string
 }
 
 // Server is the buyers' listener.

@@ -88,10 +88,12 @@ func (l *loader) environ(environ []string) {
 		Prefix:      envPrefix,
 		EnvironFunc: func() []string { return environ },
 		TransformFunc: func(name, value string) (string, any) {
-			if fromKubernetes(name) {
+			key := keyOfEnv(name)
+			if !l.meant(key) {
+				l.config.foreign = append(l.config.foreign, name)
 				return "", nil
 			}
-			return keyOfEnv(name), value
+			return key, value
 		},
 	})
 	values, err := read.Read()
@@ -102,11 +104,16 @@ func (l *loader) environ(environ []string) {
 	l.apply(values, envOfKey)
 }
 
-// fromKubernetes recognises the variables that Kubernetes makes for a service named
-// flashgate; they are no settings, and must not stop the start.
-func fromKubernetes(name string) bool {
-	rest := strings.TrimPrefix(name, envPrefix)
-	return rest == "PORT" || strings.HasPrefix(rest, "PORT_") || rest == "SERVICE_HOST" || strings.HasPrefix(rest, "SERVICE_PORT")
+// meant reports whether an environment variable is a setting, if perhaps a misspelt one: it
+// names a key or a section, something below a section, or nearly a key. Others begin with
+// our prefix by accident, as those that Kubernetes makes for services named flashgate or
+// flashgate-redis (FLASHGATE_REDIS_MASTER_PORT); they must not stop the start.
+func (l *loader) meant(key string) bool {
+	section, _, below := strings.Cut(key, ".")
+	if _, ok := l.find(strings.TrimSuffix(key, fileSuffix)); ok || l.isSection(key) {
+		return true
+	}
+	return below && l.isSection(section) || l.hint(key, envOfKey) != ""
 }
 
 func keyOfEnv(name string) string {
@@ -222,6 +229,9 @@ func leavesOf(c *Config) []leaf {
 	walk = func(v reflect.Value, path string) {
 		for i := range v.NumField() {
 			field := v.Type().Field(i)
+			if !field.IsExported() {
+				continue // nobody's to set
+			}
 			key := path + field.Tag.Get("yaml")
 			if field.Type.Kind() == reflect.Struct {
 				walk(v.Field(i), key+".")

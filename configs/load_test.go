@@ -62,9 +62,13 @@ func TestEnvironmentStandsOverFile(t *testing.T) {
 		"HOME=/", "FLASHGATE_REDIS__ADDRS=b:6379, c:6379", "FLASHGATE_LIMITS__IP__RATE=7", "FLASHGATE_PAY_WITHIN=90s",
 		"FLASHGATE_REDIS__TLS=true", "FLASHGATE_AUTH__JWT__SECRET=a=b", "FLASHGATE_ADMIN__METRICS_OPEN=1",
 		"FLASHGATE_PORT=tcp://10.0.0.1:80", "FLASHGATE_PORT_80_TCP_ADDR=10.0.0.1", "FLASHGATE_SERVICE_HOST=10.0.0.1", "FLASHGATE_SERVICE_PORT_HTTP=80",
+		"FLASHGATE_REDIS_MASTER_PORT=tcp://10.0.0.2:6379", "FLASHGATE_REDIS_MASTER_SERVICE_HOST=10.0.0.2", "FLASHGATE_REDIS_PORT_6379_TCP_PROTO=tcp", "FLASHGATE_NATS_SERVICE_PORT=4222",
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if w := strings.Join(c.Warnings(configs.Serve), "\n"); strings.Count(w, "no settings") != 1 || !strings.Contains(w, "FLASHGATE_REDIS_MASTER_PORT") || strings.Contains(w, "10.0.0.") {
+		t.Errorf("warned of\n%s", w)
 	}
 	if got := c.Redis.Addrs; !reflect.DeepEqual(got, []string{"b:6379", "c:6379"}) {
 		t.Errorf("redis.addrs = %q", got)
@@ -168,11 +172,11 @@ func TestUnreadable(t *testing.T) {
 }
 
 func TestAllProblemsAtOnce(t *testing.T) {
-	_, err := configs.Check(configs.Serve, "", []string{"FLASHGATE_A=1", "FLASHGATE_QUEUE__INFLIGHT=x", "FLASHGATE_QUEUE__CAPACITY=0", "FLASHGATE_LOG__LEVEL=loud"})
+	_, err := configs.Check(configs.Serve, "", []string{"FLASHGATE_QUEUE__A=1", "FLASHGATE_QUEUE__INFLIGHT=x", "FLASHGATE_QUEUE__CAPACITY=0", "FLASHGATE_LOG__LEVEL=loud"})
 	if err == nil {
 		t.Fatal("not refused")
 	}
-	for _, want := range []string{"FLASHGATE_A: ", "FLASHGATE_QUEUE__INFLIGHT: ", "queue.capacity: ", "log.level: ", "ledger.dsn: ", "nats.url: ", "redis.addrs: ", "admin.key: ", "auth.jwt: "} {
+	for _, want := range []string{"FLASHGATE_QUEUE__A: ", "FLASHGATE_QUEUE__INFLIGHT: ", "queue.capacity: ", "log.level: ", "ledger.dsn: ", "nats.url: ", "redis.addrs: ", "admin.key: ", "auth.jwt: "} {
 		if !strings.Contains("\n"+err.Error(), "\n"+want) {
 			t.Errorf("no line for %q in\n%v", want, err)
 		}

@@ -66,6 +66,10 @@ func (c Config) Warnings(mode Mode) []string {
 		return nil
 	}
 	w = append(w, c.secretWarnings()...)
+	if len(c.foreign) > 0 {
+		slices.Sort(c.foreign)
+		w = append(w, "no settings, though they begin like ours: "+strings.Join(c.foreign, ", "))
+	}
 	if c.NATS.Replicas == 1 {
 		w = append(w, "nats.replicas is 1: a lost disk loses what was published and parked there")
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +23,7 @@ type conn struct {
 	from        netip.Addr // where its address is counted
 	closed      atomic.Bool
 	spoke       bool // the reader's
+	lingers     atomic.Bool
 	hurried     atomic.Bool
 	read, write deadline
 }
@@ -110,8 +112,31 @@ func (c *conn) armWrite() error {
 	return c.Conn.SetWriteDeadline(c.write.armed)
 }
 
+// linger has Close take what the client is still sending, as far as that is not much: bytes
+// that nobody has read make the system reset the connection, and the client may lose the
+// answer that tells it why (RFC 9112, section 9.6).
+func (c *conn) linger() { c.lingers.Store(true) }
+
+// The most that is taken, and for how long: a client that sends more does not listen.
+const (
+	lingerBytes = 4 << 20
+	lingerTime  = 2 * time.Second
+)
+
+func (c *conn) drain() {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+}
+
 func (c *conn) Close() error {
 	if c.closed.CompareAndSwap(false, true) {
+		if c.lingers.Load() {
+			c.drain()
+		}
 		c.owner.left(c)
 	}
 	return c.Conn.Close()

@@ -73,6 +73,9 @@ func ask(t *testing.T, c net.Conn, path string) (status int) {
 	}
 	_, _ = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
+	if resp.StatusCode == 503 && !resp.Close {
+		t.Errorf("%s: %d, and the connection is kept", path, resp.StatusCode)
+	}
 	return resp.StatusCode
 }
 

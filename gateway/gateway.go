@@ -200,6 +200,7 @@ type Gateway struct {
 	marks     *marks
 	stocks    stocks
 	streams   *streams
+	strange   strangers
 
 	proved   atomic.Bool // ready once is ready for good
 	draining atomic.Bool // /readyz says no
@@ -232,7 +233,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: cfg.Logger, trusted: trusted, auth: auth,
 		admin: sha256.Sum256([]byte(cfg.AdminKey)), limits: newLimiters(cfg.Limits), metrics: m,
-		problems: staticProblems(), deadlines: newDeadlines(callTimeout),
+		strange: strangers{told: make(map[string]bool)}, problems: staticProblems(), deadlines: newDeadlines(callTimeout),
 	}
 	g.marks = &marks{
 		shield: deps.Shield, ttl: cfg.MaxWait + markSpare, verdictTTL: cfg.VerdictTTL,

@@ -89,6 +89,10 @@ func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 			return
 		}
 		next(ctx)
+		// A client that keeps its connection would send its next request into the end.
+		if g.draining.Load() {
+			ctx.Response.SetConnectionClose()
+		}
 	}
 }
 

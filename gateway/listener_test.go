@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -129,6 +130,30 @@ func TestSizes(t *testing.T) {
 	} {
 		if status, body, _ := r.send(t, x.raw); status != x.status || !strings.Contains(body, `"code":"`+x.code+`"`) {
 			t.Errorf("%s: %d %s", name, status, body)
+		}
+	}
+}
+
+// Who sends much more than is taken hears so, instead of a reset, whether the whole is on its
+// way already or not.
+func TestBodiesFarTooLarge(t *testing.T) {
+	r := serve(t, nil)
+	for _, size := range []int{1 << 20, 3 << 20} {
+		for range 5 {
+			c := r.dial(t)
+			head := post + "Content-Type: application/json\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n"
+			if _, err := io.WriteString(c, head+strings.Repeat(" ", size)); err != nil {
+				t.Fatalf("%d bytes: %v", size, err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatalf("%d bytes: %v", size, err)
+			}
+			if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 413 || !strings.Contains(string(body), "content_too_large") {
+				t.Errorf("%d bytes: %d %s, %v", size, resp.StatusCode, body, err)
+			}
+			_ = resp.Body.Close()
+			_ = c.Close()
 		}
 	}
 }

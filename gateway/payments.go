@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -46,7 +48,8 @@ func (g *Gateway) payment(c *fiber.Ctx) error {
 		ctx.Response.Header.Set(fiber.HeaderWWWAuthenticate, signatureHeader)
 		return err
 	}
-	p, err := parsePayment(body)
+	p, strange, err := parsePayment(body)
+	g.strange.note(g.log, strange)
 	if err != nil && !errors.Is(err, sale.ErrUnknownOrder) {
 		return g.refuseBody(c, err)
 	}
@@ -85,12 +88,36 @@ func appendPaymentResult(b []byte, p *sale.Payment, r *sale.PaymentResult) []byt
 	return append(b, '}')
 }
 
-// parsePayment reads a payment event. All of its members are required and there are no
-// others. An order id that cannot be one is that of an unknown order.
-func parsePayment(body []byte) (sale.Payment, error) {
+// strangers are members of payment events that nobody here knows: a provider may add some at
+// any time, and what it reports is money. Each is told of once.
+type strangers struct {
+	mu   sync.Mutex
+	told map[string]bool
+}
+
+// maxStrangers bounds what is remembered, and told.
+const maxStrangers = 64
+
+func (s *strangers) note(log *slog.Logger, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		if len(s.told) < maxStrangers && !s.told[name] {
+			s.told[name] = true
+			log.Warn("payment events have a member that is not known here, and ignored", "member", name)
+		}
+	}
+}
+
+// parsePayment reads a payment event. Its five members are required; it returns the names of
+// others, which mean nothing. An order id that cannot be one is that of an unknown order.
+func parsePayment(body []byte) (p sale.Payment, strange []string, err error) {
 	var eventID, orderID, currency, status *string
 	var amount *int64
-	err := eachMember(body, func(name string, value json.RawMessage) error {
+	err = eachMember(body, func(name string, value json.RawMessage) error {
 		into, kind := any(nil), "a string"
 		switch name {
 		case "event_id":
@@ -104,7 +131,8 @@ func parsePayment(body []byte) (sale.Payment, error) {
 		case "status":
 			into = &status
 		default:
-			return fmt.Errorf("unknown field %q", clip(name))
+			strange = append(strange, clip(name))
+			return nil
 		}
 		if json.Unmarshal(value, into) != nil {
 			return fmt.Errorf("%s must be %s", name, kind)
@@ -113,18 +141,18 @@ func parsePayment(body []byte) (sale.Payment, error) {
 	})
 	switch {
 	case err != nil:
-		return sale.Payment{}, err
+		return p, strange, err
 	case eventID == nil || orderID == nil || amount == nil || currency == nil || status == nil:
-		return sale.Payment{}, errors.New("event_id, order_id, amount, currency and status are required")
+		return p, strange, errors.New("event_id, order_id, amount, currency and status are required")
 	case *status != "succeeded" && *status != "failed":
-		return sale.Payment{}, errors.New("status must be succeeded or failed")
+		return p, strange, errors.New("status must be succeeded or failed")
 	}
-	p := sale.Payment{EventID: *eventID, Amount: *amount, Currency: *currency, Succeeded: *status == "succeeded"}
+	p = sale.Payment{EventID: *eventID, Amount: *amount, Currency: *currency, Succeeded: *status == "succeeded"}
 	if err := p.Validate(); err != nil {
-		return sale.Payment{}, err
+		return sale.Payment{}, strange, err
 	}
 	if p.OrderID, err = sale.ParseOrderID(*orderID); err != nil {
-		return sale.Payment{}, fmt.Errorf("%w: %w", sale.ErrUnknownOrder, err)
+		return sale.Payment{}, strange, fmt.Errorf("%w: %w", sale.ErrUnknownOrder, err)
 	}
-	return p, nil
+	return p, strange, nil
 }

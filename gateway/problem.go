@@ -143,6 +143,9 @@ func (g *Gateway) onError(c *fiber.Ctx, err error) error {
 	case fiber.StatusBadGateway: // Fiber's word for a connection that failed while being read
 		a = malformed
 	}
+	if open, ok := c.Context().Conn().(*conn); ok && a == contentTooLarge {
+		open.linger()
+	}
 	if a == internalError {
 		g.log.Error("a request failed", "path", string(c.Context().Path()), "error", err)
 	}
