@@ -116,6 +116,10 @@ type Admin struct {
 	// Key is what operators send as Authorization: Bearer. Too short a key can be
 	// guessed; dev makes one at random where none is given.
 	Key string `yaml:"key" secret:"yes"`
+	// Keys are further operators', each as name:scope:hash: scope is read, which may look,
+	// or operate; hash is the SHA-256 of the key in hexadecimal. The name stands in the
+	// operators' log with what was changed.
+	Keys []string `yaml:"keys" secret:"yes"`
 	// MetricsOpen serves /metrics without the key, for scrapers that cannot send one.
 	// Sales figures are then readable for everyone who reaches the listener.
 	MetricsOpen bool `yaml:"metrics_open"`
@@ -380,7 +384,7 @@ func Default(mode Mode) Config {
 			BodyLimit: 16 << 10, HeaderLimit: 4 << 10, MaxConnections: 50_000,
 			DrainDelay: 5 * time.Second, ShutdownTimeout: 15 * time.Second,
 		},
-		Admin:    Admin{Listen: "127.0.0.1:9090"},
+		Admin:    Admin{Listen: "127.0.0.1:9090", Keys: []string{}},
 		Auth:     Auth{Mode: "jwt", JWT: JWT{Leeway: 30 * time.Second}},
 		Redis:    Redis{DialTimeout: 500 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, PoolSize: 16},
 		Ledger:   Ledger{Driver: "mysql", MaxGroup: 1024, Committers: 2, CatalogSize: 100_000},

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +76,9 @@ func (c Config) Warnings(mode Mode) []string {
 	}
 	return w
 }
+
+// operatorKey is what one of admin.keys looks like.
+var operatorKey = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,64}:(read|operate):[0-9a-fA-F]{64}$`)
 
 type validator struct {
 	mode     Mode
@@ -146,6 +150,12 @@ func (v *validator) admin(c *Config) {
 	}
 	if c.Admin.Key == "" && v.mode == Serve {
 		v.refuse("admin.key", "is needed (FLASHGATE_ADMIN__KEY or FLASHGATE_ADMIN__KEY_FILE)")
+	}
+	for _, key := range c.Admin.Keys {
+		if !operatorKey.MatchString(key) {
+			v.refuse("admin.keys", "must be a list of name:scope:hash, scope being read or operate, and hash the SHA-256 of the key in 64 hexadecimal digits")
+			break
+		}
 	}
 	if strings.ContainsFunc(c.Admin.Key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		v.refuse("admin.key", "may hold only visible ASCII characters: it is sent in a header")

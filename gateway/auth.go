@@ -4,8 +4,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -14,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofiber/fiber/v2"
 	"github.com/golang-jwt/jwt/v5"
 
 	"flashgate/sale"
@@ -170,24 +167,4 @@ func parsePublicKey(text []byte) (key any, algorithms []string, err error) {
 		return key, []string{"EdDSA"}, nil
 	}
 	return nil, nil, errors.New("no supported algorithm uses a key of this kind")
-}
-
-// adminKey is the operators' key, kept as a hash so that comparing takes the same time
-// whatever is offered.
-type adminKey [sha256.Size]byte
-
-func (k *adminKey) matches(authorization string) bool {
-	token, ok := bearer(authorization)
-	sum := sha256.Sum256([]byte(token))
-	return subtle.ConstantTimeCompare(sum[:], k[:]) == 1 && ok
-}
-
-// operatorsOnly lets a request pass that carries the operators' key.
-func (g *Gateway) operatorsOnly(next fiber.Handler) fiber.Handler {
-	return func(c *fiber.Ctx) error {
-		if !g.admin.matches(c.Get(fiber.HeaderAuthorization)) {
-			return g.refuse(c, unauthenticated)
-		}
-		return next(c)
-	}
 }

@@ -62,7 +62,14 @@ func (g *Gateway) forceBreaker(c *fiber.Ctx) error {
 	if len(body.Reason) > sale.MaxTitleLen {
 		return g.refuseWith(c, &problem{answer: invalidRequest, detail: "reason is too long"})
 	}
-	s, err := g.deps.Breakers.ForceBreaker(g.deadlines.context(), scope, o)
+	ctx, ok := g.operated(c)
+	if !ok {
+		return nil
+	}
+	if who := sale.OperatorOf(ctx); who.Why == "" {
+		ctx = sale.WithOperator(ctx, sale.Operator{Name: who.Name, Why: body.Reason})
+	}
+	s, err := g.deps.Breakers.ForceBreaker(ctx, scope, o)
 	switch {
 	case errors.Is(err, sale.ErrUnavailable):
 		g.log.Warn("an operator's order for all gateways cannot be kept", "breaker", name, "mode", body.Mode, "err", err)
@@ -70,7 +77,13 @@ func (g *Gateway) forceBreaker(c *fiber.Ctx) error {
 	case err != nil:
 		return g.refuseError(c, err)
 	}
-	g.log.Warn("an operator set a breaker", "breaker", name, "mode", body.Mode, "scope", scope.String(), "for", body.For, "reason", body.Reason)
+	if scope == sale.ScopeGateway {
+		// It is obeyed also where nobody can enter it.
+		if err := g.deps.Log.NoteOperator(ctx, "breaker.set", name, o.Record()); err != nil {
+			g.log.Warn("what an operator did could not be entered into the log", "action", "breaker.set", "target", name, "err", err)
+		}
+	}
+	g.log.Warn("an operator set a breaker", "by", sale.OperatorOf(ctx).Name, "breaker", name, "mode", body.Mode, "scope", scope.String(), "for", body.For, "reason", body.Reason)
 	return g.json(c, answerOK, appendBreaker(nil, &s))
 }
 

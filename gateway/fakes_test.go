@@ -316,6 +316,28 @@ func (r *fakeReadiness) Details() []string { return r.details }
 
 func (r *fakeReadiness) Ready() bool { return r.ready.Load() }
 
+// fakeLog keeps entries as the ledger does.
+type fakeLog struct {
+	entries []sale.LogEntry // by id
+	err     error
+}
+
+func (l *fakeLog) OperatorLog(_ context.Context, target string, before int64, limit int) ([]sale.LogEntry, error) {
+	var page []sale.LogEntry
+	for _, e := range slices.Backward(l.entries) {
+		if len(page) < limit && (before == 0 || e.ID < before) && (target == "" || e.Target == target) {
+			page = append(page, e)
+		}
+	}
+	return page, l.err
+}
+
+func (l *fakeLog) NoteOperator(ctx context.Context, action, target, became string) error {
+	o := sale.OperatorOf(ctx)
+	l.entries = append(l.entries, sale.LogEntry{ID: int64(len(l.entries) + 1), At: testNow, By: o.Name, Why: o.Why, Action: action, Target: target, After: became})
+	return l.err
+}
+
 type fakeAuditor struct {
 	err   error
 	since sale.AuditPosition
@@ -344,6 +366,7 @@ type world struct {
 	breakers *fakeBreakers
 	ready    *fakeReadiness
 	auditor  *fakeAuditor
+	log      *fakeLog
 	g        *Gateway
 }
 
@@ -390,6 +413,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 		breakers: &fakeBreakers{status: []sale.BreakerStatus{{Name: "redis", State: "closed", Mode: sale.BreakerAuto, Since: testNow}}},
 		ready:    &fakeReadiness{},
 		auditor:  &fakeAuditor{},
+		log:      &fakeLog{},
 	}
 	cfg := testConfig()
 	if change != nil {
@@ -406,7 +430,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 func (w *world) deps() Deps {
 	return Deps{
 		Queue: w.queue, SoldOut: w.soldOut, Ledger: w.ledger, Orders: w.ledger, Catalogue: w.ledger, Shield: w.shield,
-		Breakers: w.breakers, Paths: fakePaths{}, Readiness: w.ready, Auditor: w.auditor,
+		Breakers: w.breakers, Paths: fakePaths{}, Readiness: w.ready, Auditor: w.auditor, Log: w.log,
 	}
 }
 

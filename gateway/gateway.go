@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +23,8 @@ type Config struct {
 	AdminListen string
 	// AdminKey is what operators send as a Bearer token. It must not be empty.
 	AdminKey string
+	// OperatorKeys are further ones, as name:scope:hash (ParseOperatorKey).
+	OperatorKeys []string
 	// OpenMetrics serves /metrics without the key.
 	OpenMetrics bool
 
@@ -173,10 +174,11 @@ type Deps struct {
 	Paths     Paths
 	Readiness Readiness
 	Auditor   Auditor
+	Log       OperatorLog
 }
 
 func (d *Deps) validate() error {
-	needed := []any{d.Queue, d.SoldOut, d.Ledger, d.Orders, d.Catalogue, d.Shield, d.Breakers, d.Paths, d.Readiness}
+	needed := []any{d.Queue, d.SoldOut, d.Ledger, d.Orders, d.Catalogue, d.Shield, d.Breakers, d.Paths, d.Readiness, d.Log}
 	if slices.Contains(needed, nil) {
 		return errors.New("a dependency is missing")
 	}
@@ -190,7 +192,8 @@ type Gateway struct {
 	log     *slog.Logger
 	trusted proxies
 	auth    authenticator
-	admin   adminKey
+	keys    operatorKeys
+	guesses *limiters // at operators' keys, by address
 	limits  *limiters
 	metrics *metrics
 
@@ -226,13 +229,17 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	keys, err := newOperatorKeys(cfg.AdminKey, cfg.OperatorKeys)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
 	m, err := newMetrics(cfg.Registerer)
 	if err != nil {
 		return nil, err
 	}
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: cfg.Logger, trusted: trusted, auth: auth,
-		admin: sha256.Sum256([]byte(cfg.AdminKey)), limits: newLimiters(cfg.Limits), metrics: m,
+		keys: keys, guesses: newLimiters(Limits{IP: Limit{Rate: guessesPerSecond, Burst: guessesAtOnce}, MaxEntries: cfg.Limits.MaxEntries}), limits: newLimiters(cfg.Limits), metrics: m,
 		strange: strangers{told: make(map[string]bool)}, problems: staticProblems(), deadlines: newDeadlines(callTimeout),
 	}
 	g.marks = &marks{

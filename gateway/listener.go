@@ -49,7 +49,7 @@ func (g *Gateway) newListener(name, addr string, b bounds, routes []route) *list
 	for _, r := range routes {
 		handler := r.handler
 		if name == "operators" && !r.open {
-			handler = g.operatorsOnly(handler)
+			handler = g.operatorsOnly(r.method, handler)
 		}
 		seconds := g.metrics.seconds.WithLabelValues(r.method + " " + r.path)
 		timed := func(c *fiber.Ctx) error {

@@ -13,6 +13,8 @@ type metrics struct {
 	dropped  prometheus.Counter
 	refused  prometheus.Counter
 	streams  prometheus.Gauge
+
+	unauthenticated prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -31,6 +33,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "flashgate_http_streams", Help: "Open event streams.",
 		}),
 	}
+	m.unauthenticated = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "flashgate_operator_auth_failures_total", Help: "Requests to the operators' listener without a key that is known.",
+	})
 	byCode := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "flashgate_http_requests_total", Help: "Requests answered, by code.",
 	}, []string{"code"})
@@ -40,7 +45,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{byCode, m.seconds, m.dropped, m.refused, m.streams} {
+	for _, c := range []prometheus.Collector{byCode, m.seconds, m.dropped, m.refused, m.streams, m.unauthenticated} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("gateway: metrics: %w", err)
 		}

@@ -140,10 +140,15 @@ func (g *Gateway) putSKU(c *fiber.Ctx) error {
 	if err != nil {
 		return g.refuseError(c, err)
 	}
-	sku, stock, created, err := g.deps.Catalogue.PutSKU(g.deadlines.context(), sku, stock, expect)
+	ctx, ok := g.operated(c)
+	if !ok {
+		return nil
+	}
+	sku, stock, created, err := g.deps.Catalogue.PutSKU(ctx, sku, stock, expect)
 	if err != nil {
 		return g.refuseError(c, err)
 	}
+	g.noteChange(ctx, "sku.put", name)
 	if !created {
 		return g.answerSKU(c, answerOK, sku, stock)
 	}
@@ -157,10 +162,15 @@ func (g *Gateway) patchSKU(c *fiber.Ctx) error {
 	if !ok {
 		return nil
 	}
-	sku, stock, err := g.deps.Catalogue.PatchSKU(g.deadlines.context(), name, patch)
+	ctx, ok := g.operated(c)
+	if !ok {
+		return nil
+	}
+	sku, stock, err := g.deps.Catalogue.PatchSKU(ctx, name, patch)
 	if err != nil {
 		return g.refuseError(c, err)
 	}
+	g.noteChange(ctx, "sku.patch", name)
 	return g.answerSKU(c, answerOK, sku, stock)
 }
 
@@ -184,10 +194,15 @@ func (g *Gateway) addStock(c *fiber.Ctx) error {
 	if err != nil {
 		return g.refuseWith(c, &problem{answer: malformed, detail: err.Error()})
 	}
-	sku, stock, replayed, err := g.deps.Catalogue.AddStock(g.deadlines.context(), name, *body.Delta, key)
+	ctx, ok := g.operated(c)
+	if !ok {
+		return nil
+	}
+	sku, stock, replayed, err := g.deps.Catalogue.AddStock(ctx, name, *body.Delta, key)
 	if err != nil {
 		return g.refuseError(c, err)
 	}
+	g.noteChange(ctx, "stock.add", name)
 	if replayed {
 		c.Context().Response.Header.SetCanonical(hdrReplayed, valTrue)
 		return g.answerSKU(c, answerReplayed, sku, stock)

@@ -43,6 +43,7 @@ func (g *Gateway) operatorRoutes() []route {
 		{method: fiber.MethodPut, path: "/v1/skus/:sku", handler: g.putSKU},
 		{method: fiber.MethodPatch, path: "/v1/skus/:sku", handler: g.patchSKU},
 		{method: fiber.MethodPost, path: "/v1/skus/:sku/stock", handler: g.addStock},
+		{method: fiber.MethodGet, path: "/v1/audit-log", handler: g.listLog},
 		{method: fiber.MethodGet, path: "/v1/breakers", handler: g.listBreakers},
 		{method: fiber.MethodPost, path: "/v1/breakers/:name", handler: g.forceBreaker},
 	}

@@ -173,7 +173,7 @@ var errNotDue = errors.New("the SKU is no longer to be archived")
 // advance puts the SKU into the next stage, by a change as an operator's. The first one
 // looks again, under the SKU's lock, whether it is due.
 func (a *archivist) advance(ctx context.Context, name string, from, to sale.Archive) error {
-	c := &skuChange{name: name, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
+	c := &skuChange{name: name, action: "archive." + to.String(), apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
 		if from == sale.ArchiveNone && to == sale.ArchiveUnderWay && a.keep.Due(&sku, a.db.Now()) != to && sku.Archive != to {
 			return sku, stock, errNotDue
 		}

@@ -27,6 +27,9 @@ func (db *DB) GiveBreakerOrder(ctx context.Context, o sale.BreakerOrder) ([]sale
 		if err != nil {
 			return err
 		}
+		if err := db.enter(ctx, conn, "breaker.set", o.Name, "", o.Record()); err != nil {
+			return err
+		}
 		rows, err := conn.QueryContext(ctx, selectBreakerOrders)
 		orders, err = scanAll(rows, err, scanBreakerOrder)
 		return err

@@ -154,7 +154,7 @@ func (db *DB) countStep(ctx context.Context, sku string) error {
 	if err != nil || counted == nil {
 		return err
 	}
-	c := &skuChange{name: sku, counted: counted.version, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
+	c := &skuChange{name: sku, action: "limit.begin", counted: counted.version, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
 		sku.Counting = false
 		return sku, stock, nil
 	}}

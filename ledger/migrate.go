@@ -18,7 +18,7 @@ import (
 var migrations embed.FS
 
 // schemaVersion is the newest migration of every dialect.
-const schemaVersion = 8
+const schemaVersion = 9
 
 // Migrate brings the database's schema up to this program's. Several may run at once:
 // one migrates, the others wait. It is safe to repeat.

@@ -29,7 +29,7 @@ func (db *DB) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock, expect
 		OpensAt: &sku.OpensAt, ClosesAt: &sku.ClosesAt, PayWithin: &sku.PayWithin, State: &sku.State, Heat: &sku.Heat,
 		Segments: &sku.Segments, Total: &stock.Total, Reserved: &stock.Reserved, Expect: expect,
 	}
-	c := &skuChange{name: sku.Name, create: true, limit: p.PerUserLimit, apply: p.Apply}
+	c := &skuChange{name: sku.Name, action: "sku.put", create: true, limit: p.PerUserLimit, apply: p.Apply}
 	err := db.change(ctx, c)
 	return c.sku, c.stock, c.created, err
 }
@@ -37,7 +37,7 @@ func (db *DB) PutSKU(ctx context.Context, sku sale.SKU, stock sale.Stock, expect
 // PatchSKU changes what the patch names and leaves the rest. Errors: as PutSKU's, and
 // sale.ErrUnknownSKU.
 func (db *DB) PatchSKU(ctx context.Context, name string, p sale.SKUPatch) (sale.SKU, sale.Stock, error) {
-	c := &skuChange{name: name, limit: p.PerUserLimit, apply: p.Apply}
+	c := &skuChange{name: name, action: "sku.patch", limit: p.PerUserLimit, apply: p.Apply}
 	err := db.change(ctx, c)
 	return c.sku, c.stock, err
 }
@@ -48,7 +48,7 @@ func (db *DB) PatchSKU(ctx context.Context, name string, p sale.SKUPatch) (sale.
 // of a SKU that have the same key, "" being none: replayed says that an earlier one had
 // added. With another delta a key is sale.ErrKeyReused.
 func (db *DB) AddStock(ctx context.Context, name string, delta int64, key string) (sku sale.SKU, stock sale.Stock, replayed bool, err error) {
-	c := &skuChange{name: name, delta: delta, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
+	c := &skuChange{name: name, action: "stock.add", delta: delta, apply: func(sku sale.SKU, stock sale.Stock) (sale.SKU, sale.Stock, error) {
 		if delta > sale.MaxStock-stock.Total {
 			return sku, stock, fmt.Errorf("%w: total must be 0..%d", sale.ErrInvalid, int64(sale.MaxStock))
 		}
@@ -101,6 +101,7 @@ func (r widerRow) Scan(dest ...any) error { return r.scanner.Scan(slices.Concat(
 // skuChange is one operator's change of one SKU, under an id of its own.
 type skuChange struct {
 	name   string
+	action string // as the operators' log calls it
 	create bool   // make the SKU where there is none
 	limit  *int64 // the per-user limit that it will set
 	// counted is the version that asked for orders to be counted, where this change says
@@ -242,6 +243,9 @@ func (db *DB) changeLocked(ctx context.Context, conn *sql.Conn, c *skuChange) er
 	if err := db.writeMove(ctx, conn, c, stock.Total-had.Total); err != nil {
 		return err
 	}
+	if err := db.enterChange(ctx, conn, c, before, had, &after, stock); err != nil {
+		return err
+	}
 	c.sku, c.stock = after, stock
 	c.changed, c.moved, c.before = true, stock != had, before
 	if c.created {
@@ -303,6 +307,17 @@ func (db *DB) writeMove(ctx context.Context, conn *sql.Conn, c *skuChange, delta
 	_, err := conn.ExecContext(ctx, "INSERT INTO stock_moves (order_id, reason, sku, segment, delta, at) VALUES (?, ?, ?, 0, ?, ?)",
 		c.id[:], operatorReason, c.name, delta, db.Now())
 	return err
+}
+
+// enterChange writes the change into the operators' log.
+func (db *DB) enterChange(ctx context.Context, conn *sql.Conn, c *skuChange, before *sale.SKU, had sale.Stock, after *sale.SKU, stock sale.Stock) error {
+	is := sale.RecordOf(after, stock)
+	was := new(sale.SKURecord)
+	if *was = sale.RecordOf(before, had); c.created {
+		was = nil
+	}
+	old, new := sale.LogOf(was, &is)
+	return db.enter(ctx, conn, c.action, c.name, old, new)
 }
 
 // writeStock writes the stock rows with the SKU's version, and counts it where units

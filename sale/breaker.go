@@ -55,6 +55,20 @@ type BreakerOrder struct {
 	At     int64  // Unix ms, ledger's clock, when it was given; later orders have a later one
 }
 
+// Record is the order as the operators' log shows it.
+func (o *BreakerOrder) Record() string {
+	until := ""
+	if o.Until != 0 {
+		until = FormatTime(o.Until)
+	}
+	_, after := LogOf(nil, &struct {
+		Mode   string `json:"mode"`
+		Until  string `json:"until"`
+		Reason string `json:"reason"`
+	}{o.Mode.String(), until, o.Reason})
+	return after
+}
+
 // BreakerStatus is what operators see of a breaker.
 type BreakerStatus struct {
 	Name   string // redis, ledger or nats

@@ -127,7 +127,7 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	panel := fallback.NewPanel(instance(), a.ledger, shieldBreaker, ledgerBreaker, natsBreaker)
 	a.gateway, err = gateway.New(gatewayConfig(cfg, log, reg), gateway.Deps{
 		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: a.ledger, Shield: guardedShield,
-		Breakers: panel, Paths: a.checkout, Readiness: readiness{a.ledger, a.nats}, Auditor: reported{auditor},
+		Breakers: panel, Paths: a.checkout, Readiness: readiness{a.ledger, a.nats}, Auditor: reported{auditor}, Log: a.ledger,
 	})
 	if err != nil {
 		return nil, err

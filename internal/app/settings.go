@@ -103,7 +103,7 @@ func gatewayConfig(cfg configs.Config, log *slog.Logger, reg *prometheus.Registr
 	s, l := cfg.Server, cfg.Limits
 	limit := func(l configs.Limit) gateway.Limit { return gateway.Limit{Rate: l.Rate, Burst: l.Burst} }
 	return gateway.Config{
-		Listen: s.Listen, AdminListen: cfg.Admin.Listen, AdminKey: cfg.Admin.Key, OpenMetrics: cfg.Admin.MetricsOpen,
+		Listen: s.Listen, AdminListen: cfg.Admin.Listen, AdminKey: cfg.Admin.Key, OperatorKeys: cfg.Admin.Keys, OpenMetrics: cfg.Admin.MetricsOpen,
 		Wait: s.Wait, MaxWait: cfg.Queue.MaxAge, VerdictTTL: s.VerdictTTL, PayWithin: cfg.PayWithin, TrustedProxies: s.TrustedProxies,
 		Auth: gateway.Auth{Mode: cfg.Auth.Mode, JWT: gateway.JWT{
 			Secret: cfg.Auth.JWT.Secret, PublicKey: cfg.Auth.JWT.PublicKey,

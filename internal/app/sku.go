@@ -56,6 +56,7 @@ func (c skuPutCmd) Run(ctx context.Context) error {
 		if err := errors.Join(append(errs[:], sku.Validate(), stock.Validate())...); err != nil {
 			return err
 		}
+		ctx = sale.WithOperator(ctx, sale.Operator{Name: "cli", Why: "flashgate sku put"})
 		sku, stock, _, err := db.PutSKU(ctx, sku, stock, sale.Expect{})
 		if err != nil {
 			return err

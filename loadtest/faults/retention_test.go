@@ -74,6 +74,16 @@ func TestOrdersAreArchived(t *testing.T) {
 	if code, doc := c.operate("PATCH", "/v1/skus/old", map[string]any{"state": "open"}); code != 409 || doc["code"] != "sale_closed" {
 		t.Errorf("opened again: %d %v", code, doc)
 	}
+	_, doc := c.operate("GET", "/v1/audit-log?target=old", nil)
+	var did []string
+	entries, _ := doc["entries"].([]any)
+	for _, e := range entries {
+		entry, _ := e.(map[string]any)
+		did = append(did, fmt.Sprint(entry["by"], " ", entry["action"]))
+	}
+	if got := strings.Join(did, ", "); got != "flashgate archive.archived, flashgate archive.archiving, admin sku.patch, admin sku.put" {
+		t.Errorf("the operators' log says %s", got)
+	}
 	c.checkAudit()
 	if out, ok := c.audit("--since", position[1]); !ok {
 		t.Errorf("since %s:\n%s", position[1], out)
