@@ -148,6 +148,9 @@ type JWT struct {
 	// Leeway is the clock difference tolerated in exp and nbf. Too low: tokens are
 	// refused where clocks differ. Too high: tokens live that much longer.
 	Leeway time.Duration `yaml:"leeway"`
+	// RequireExp refuses tokens without an expiry ("exp"). Without it a token that was
+	// stolen is good for as long as its key is.
+	RequireExp bool `yaml:"require_exp"`
 }
 
 // Redis is where the shield lives.
@@ -385,7 +388,7 @@ func Default(mode Mode) Config {
 			DrainDelay: 5 * time.Second, ShutdownTimeout: 15 * time.Second,
 		},
 		Admin:    Admin{Listen: "127.0.0.1:9090", Keys: []string{}},
-		Auth:     Auth{Mode: "jwt", JWT: JWT{Leeway: 30 * time.Second}},
+		Auth:     Auth{Mode: "jwt", JWT: JWT{Leeway: 30 * time.Second, RequireExp: true}},
 		Redis:    Redis{DialTimeout: 500 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, PoolSize: 16},
 		Ledger:   Ledger{Driver: "mysql", MaxGroup: 1024, Committers: 2, CatalogSize: 100_000},
 		NATS:     NATS{Replicas: 1, MonitorURL: []string{}, ResultsMaxAge: 7 * 24 * time.Hour},

@@ -39,6 +39,8 @@ type JWT struct {
 	Issuer    string        // required "iss", when set
 	Audience  string        // required "aud", when set
 	Leeway    time.Duration // how far clocks may differ
+	// AnyAge takes tokens without "exp" too: each is good for as long as its key is.
+	AnyAge bool
 }
 
 // authenticator tells who a buyer is. The user is a view into the request or a string
@@ -96,6 +98,9 @@ func newTokenAuth(cfg JWT) (*tokenAuth, error) {
 		}
 	}
 	options := []jwt.ParserOption{jwt.WithValidMethods(algorithms), jwt.WithLeeway(cfg.Leeway)}
+	if !cfg.AnyAge {
+		options = append(options, jwt.WithExpirationRequired())
+	}
 	if cfg.Issuer != "" {
 		options = append(options, jwt.WithIssuer(cfg.Issuer))
 	}
@@ -111,12 +116,28 @@ func (t *tokenAuth) user(id *identity) string {
 	if !ok {
 		return ""
 	}
-	var claims jwt.RegisteredClaims
-	_, err := t.parser.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return t.key, nil })
-	if err != nil || sale.ValidateUser(claims.Subject) != nil {
+	// A map, and no struct, which would take "SUB" for "sub": names of claims are told apart
+	// by case (RFC 7519, section 4).
+	claims := jwt.MapClaims{}
+	if _, err := t.parser.ParseWithClaims(token, claims, t.keyOf); err != nil {
 		return ""
 	}
-	return claims.Subject
+	user, ok := claims["sub"].(string)
+	if !ok || sale.ValidateUser(user) != nil {
+		return ""
+	}
+	return user
+}
+
+var errCritical = errors.New("the token asks for extensions that must be understood")
+
+// keyOf is the key for a token. One that names extensions that have to be understood is
+// refused, since none is here (RFC 7515, section 4.1.11).
+func (t *tokenAuth) keyOf(token *jwt.Token) (any, error) {
+	if _, critical := token.Header["crit"]; critical {
+		return nil, errCritical
+	}
+	return t.key, nil
 }
 
 // bearer returns the credentials of an Authorization field of the Bearer scheme.

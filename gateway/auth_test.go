@@ -53,6 +53,14 @@ func TestTokens(t *testing.T) {
 		return "Bearer " + signed(t, jwt.SigningMethodHS256, secret, claims)
 	}
 	base := JWT{Secret: string(secret), Leeway: time.Hour}
+	ageless := base
+	ageless.AnyAge = true
+	critical := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ann", "exp": in(time.Hour)})
+	critical.Header["crit"], critical.Header["b64"] = []string{"b64"}, false
+	extended, err := critical.SignedString(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
 	strict := JWT{Secret: string(secret), Issuer: "shop", Audience: "sale"}
 	good := hs(jwt.MapClaims{"sub": "ann", "exp": in(time.Hour)})
 	for name, x := range map[string]struct {
@@ -62,8 +70,15 @@ func TestTokens(t *testing.T) {
 	}{
 		"good":             {base, good, "ann"},
 		"other case":       {base, "bearer" + good[6:], "ann"},
-		"HS512":            {base, "Bearer " + signed(t, jwt.SigningMethodHS512, secret, jwt.MapClaims{"sub": "ann"}), "ann"},
-		"no expiry":        {base, hs(jwt.MapClaims{"sub": "ann"}), "ann"},
+		"HS512":            {base, "Bearer " + signed(t, jwt.SigningMethodHS512, secret, jwt.MapClaims{"sub": "ann", "exp": in(time.Hour)}), "ann"},
+		"no expiry":        {base, hs(jwt.MapClaims{"sub": "ann"}), ""},
+		"no expiry wanted": {ageless, hs(jwt.MapClaims{"sub": "ann"}), "ann"},
+		"odd expiry":       {base, hs(jwt.MapClaims{"sub": "ann", "exp": "tomorrow"}), ""},
+		"expiry's case":    {base, hs(jwt.MapClaims{"sub": "ann", "EXP": in(time.Hour)}), ""},
+		"subject's case":   {base, hs(jwt.MapClaims{"SUB": "ann", "exp": in(time.Hour)}), ""},
+		"both cases":       {base, hs(jwt.MapClaims{"sub": "ann", "Sub": "victim", "exp": in(time.Hour)}), "ann"},
+		"a subject number": {base, hs(jwt.MapClaims{"sub": 7, "exp": in(time.Hour)}), ""},
+		"extensions":       {base, "Bearer " + extended, ""},
 		"all required":     {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "shop", "aud": []string{"x", "sale"}, "exp": in(time.Hour)}), "ann"},
 		"other issuer":     {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "else", "aud": "sale", "exp": in(time.Hour)}), ""},
 		"other audience":   {strict, hs(jwt.MapClaims{"sub": "ann", "iss": "shop", "aud": "else", "exp": in(time.Hour)}), ""},

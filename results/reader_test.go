@@ -15,7 +15,7 @@ import (
 
 func TestEachEvent(t *testing.T) {
 	c := connected(t, Config{Embedded: embedded(t)})
-	if e, err := c.Extent(t.Context()); err != nil || e != (sale.Extent{}) {
+	if e, err := c.Extent(t.Context()); err != nil || e.Last != 0 || e.Since != 0 || e.Made == 0 {
 		t.Fatalf("an empty stream: %+v, %v", e, err)
 	}
 	if err := c.EachEvent(t.Context(), 1, 0, func(sale.Kind, []sale.Order, uint64) error { return errors.New("called") }); err != nil {

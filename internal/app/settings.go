@@ -107,7 +107,7 @@ func gatewayConfig(cfg configs.Config, log *slog.Logger, reg *prometheus.Registr
 		Wait: s.Wait, MaxWait: cfg.Queue.MaxAge, VerdictTTL: s.VerdictTTL, PayWithin: cfg.PayWithin, TrustedProxies: s.TrustedProxies,
 		Auth: gateway.Auth{Mode: cfg.Auth.Mode, JWT: gateway.JWT{
 			Secret: cfg.Auth.JWT.Secret, PublicKey: cfg.Auth.JWT.PublicKey,
-			Issuer: cfg.Auth.JWT.Issuer, Audience: cfg.Auth.JWT.Audience, Leeway: cfg.Auth.JWT.Leeway,
+			Issuer: cfg.Auth.JWT.Issuer, Audience: cfg.Auth.JWT.Audience, Leeway: cfg.Auth.JWT.Leeway, AnyAge: !cfg.Auth.JWT.RequireExp,
 		}},
 		Limits:    gateway.Limits{User: limit(l.User), IP: limit(l.IP), SKU: limit(l.SKU), Global: limit(l.Global), MaxEntries: l.MaxEntries},
 		BodyLimit: s.BodyLimit, HeaderLimit: s.HeaderLimit, ReadTimeout: s.ReadTimeout, IdleTimeout: s.IdleTimeout, MaxConnections: s.MaxConnections, MaxConnectionsEach: s.MaxConnectionsEach,
