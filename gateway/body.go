@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
+	"reflect"
 	"strings"
 
 	"github.com/gofiber/fiber/v2"
@@ -206,20 +206,38 @@ func eachMember(body []byte, fn func(name string, value json.RawMessage) error) 
 	return nil
 }
 
-// decodeStrictly reads an operator's body into a struct whose fields are its members.
+// decodeStrictly reads an operator's body into a struct whose fields are its members, by
+// their exact names: the library alone would take "Total" for "total".
 func decodeStrictly(body []byte, into any) error {
-	if err := eachMember(body, func(string, json.RawMessage) error { return nil }); err != nil {
-		return err
+	fields := reflect.ValueOf(into).Elem()
+	return eachMember(body, func(name string, value json.RawMessage) error {
+		for i := range fields.NumField() {
+			if fields.Type().Field(i).Tag.Get("json") != name {
+				continue
+			}
+			if json.Unmarshal(value, fields.Field(i).Addr().Interface()) != nil {
+				return fmt.Errorf("%s must be %s", name, kindName(fields.Field(i).Type()))
+			}
+			return nil
+		}
+		return fmt.Errorf("unknown field %q", clip(name))
+	})
+}
+
+// kindName is what a value of the type is called outside.
+func kindName(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return fmt.Errorf("%s", strings.TrimPrefix(err.Error(), "json: "))
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Struct: // wireTime
+		return "an RFC 3339 time or null"
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: something follows it", errMalformed)
-	}
-	return nil
+	return "an integer"
 }
 
 // readJSON reads an operator's body; when it returns false, the request is answered.

@@ -339,3 +339,27 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Operators' bodies are read by exact names and types, and refused in words that know none of
+// ours inside.
+func TestOperatorsBodies(t *testing.T) {
+	w := newWorld(t, nil)
+	for body, want := range map[string]string{
+		`{"Total":5}`:                                 `unknown field "Total"`,
+		`{"total":5,"TOTAL":6}`:                       `unknown field "TOTAL"`,
+		`{"total":"5"}`:                               "total must be an integer",
+		`{"total":5.5}`:                               "total must be an integer",
+		`{"total":5,"title":7}`:                       "title must be a string",
+		`{"total":5,"opens_at":"tomorrow"}`:           "opens_at must be an RFC 3339 time or null",
+		`{"total":5,"segments":99999999999999999999}`: "segments must be an integer",
+		`[{"total":5}]`:                               "the body must be a JSON object",
+	} {
+		r := w.operator(t, call{method: "PUT", path: "/v1/skus/phone", body: body})
+		if detail, _ := r.json["detail"].(string); r.status != 422 || !strings.Contains(detail, want) || strings.Contains(detail, "Go ") || strings.Contains(detail, "skuBody") {
+			t.Errorf("%s: %d %s", body, r.status, r.body)
+		}
+	}
+	for _, body := range []string{`{"total":5,"total":6}`, `{"total":5} {}`, `{"total":5`} {
+		w.operator(t, call{method: "PUT", path: "/v1/skus/phone", body: body}).check(t, 400, "malformed")
+	}
+}
