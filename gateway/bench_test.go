@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -238,5 +239,16 @@ func BenchmarkConnDeadlines(b *testing.B) {
 				_ = c.SetWriteDeadline(now.Add(writeTimeout))
 			}
 		})
+	}
+}
+
+// BenchmarkPlainHead is what looking at a usual head costs.
+func BenchmarkPlainHead(b *testing.B) {
+	raw := []byte("Host: shop.example\r\nAuthorization: Bearer " + strings.Repeat("x", 200) + "\r\nIdempotency-Key: 7f3e-4711\r\nContent-Type: application/json\r\nContent-Length: 14\r\nUser-Agent: something/1.0\r\nAccept: */*\r\n\r\n")
+	b.ReportAllocs()
+	for b.Loop() {
+		if !plainHead("HTTP/1.1", raw, false) {
+			b.Fatal("refused")
+		}
 	}
 }

@@ -66,7 +66,8 @@ func (g *Gateway) newListener(name, addr string, b bounds, routes []route) *list
 	// Connections are counted where they are accepted; this only must not be lower.
 	server.Concurrency = b.most + 1
 	server.CloseOnShutdown = true
-	server.HeaderReceived = refuseTwoLengths
+	server.HeaderReceived = inspect
+	server.ExpectHandler = g.expected(name == "operators")
 	server.Handler = g.guard(app.Handler())
 	return &listener{name: name, addr: addr, bounds: b, app: app}
 }

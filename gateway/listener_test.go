@@ -44,20 +44,33 @@ func TestSmuggling(t *testing.T) {
 	r.queue.rule = reserved
 	hidden := "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
 	for name, raw := range map[string]string{
-		"both lengths":         post + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
-		"two lengths":          post + "Content-Length: 2\r\nContent-Length: 4\r\n\r\n{}" + hidden,
-		"same length twice":    post + "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}" + hidden,
-		"length list":          post + "Content-Length: 2, 2\r\n\r\n{}" + hidden,
-		"signed length":        post + "Content-Length: +2\r\n\r\n{}" + hidden,
-		"odd encoding":         post + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + hidden,
-		"two encodings":        post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
-		"encoding in HTTP/1.0": strings.Replace(post, "1.1", "1.0", 1) + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
-		"space before colon":   post + "Content-Length : 2\r\n\r\n{}" + hidden,
-		"folded field":         post + "Content-Length: 2\r\n X: y\r\n\r\n{}" + hidden,
-		"bad chunk":            post + "Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n" + hidden,
-		"two hosts":            post + "Host: b\r\n\r\n" + hidden,
-		"NUL in a field":       post + "X: a\x00b\r\n\r\n" + hidden,
-		"no HTTP":              "hello\r\n\r\n" + hidden,
+		"both lengths":          post + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"two lengths":           post + "Content-Length: 2\r\nContent-Length: 4\r\n\r\n{}" + hidden,
+		"same length twice":     post + "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}" + hidden,
+		"length list":           post + "Content-Length: 2, 2\r\n\r\n{}" + hidden,
+		"signed length":         post + "Content-Length: +2\r\n\r\n{}" + hidden,
+		"odd encoding":          post + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + hidden,
+		"two encodings":         post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"encoding in HTTP/1.0":  strings.Replace(post, "1.1", "1.0", 1) + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"space before colon":    post + "Content-Length : 2\r\n\r\n{}" + hidden,
+		"folded field":          post + "Content-Length: 2\r\n X: y\r\n\r\n{}" + hidden,
+		"bad chunk":             post + "Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n" + hidden,
+		"two hosts":             post + "Host: b\r\n\r\n" + hidden,
+		"NUL in a field":        post + "X: a\x00b\r\n\r\n" + hidden,
+		"identity and a length": post + "Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}" + hidden,
+		"identity":              post + "Transfer-Encoding: identity\r\n\r\n" + hidden,
+		"bare LF":               post + "X-A: b\nContent-Length: 0\r\n\r\n" + hidden,
+		"bare CR":               post + "X-A: b\rX-B: c\r\n\r\n" + hidden,
+		"folded by a tab":       post + "X-A: b\r\n\tContent-Length: 5\r\n\r\n" + hidden,
+		"HTTP/1.2":              strings.Replace(post, "1.1", "1.2", 1) + "\r\n" + hidden,
+		"HTTP/2.0":              strings.Replace(post, "1.1", "2.0", 1) + "\r\n" + hidden,
+		"chunks ended by LF":    post + "Transfer-Encoding: chunked\r\n\r\n2\n{}\n0\n\n" + hidden,
+		"http in lower case":    strings.Replace(post, "HTTP", "http", 1) + "\r\n" + hidden,
+		"tabs for spaces":       strings.Replace(post, " ", "\t", 2) + "\r\n" + hidden,
+		"two spaces":            strings.Replace(post, " ", "  ", 1) + "\r\n" + hidden,
+		"no host":               strings.Replace(post, "Host: a\r\n", "", 1) + "\r\n" + hidden,
+		"a space first":         strings.Replace(post, "Host", " Host", 1) + "\r\n" + hidden,
+		"no HTTP":               "hello\r\n\r\n" + hidden,
 
 		"trailer":                     chunked("", "X-User-ID: victim\r\n") + hidden,
 		"trailer of a key":            chunked("", "Idempotency-Key: k\r\n") + hidden,
@@ -109,6 +122,43 @@ func TestFieldsThatStandTwice(t *testing.T) {
 	for _, raw := range []string{chunked("", ""), chunked("Trailer: X-Later\r\nUser-Agent: a\r\nCookie: a=b\r\nCookie: c=d\r\nConnection: keep-alive\r\n", "")} {
 		if status, body, _ := r.send(t, raw); status != 201 || !strings.Contains(body, `"quantity":4`) {
 			t.Errorf("%d %s", status, body)
+		}
+	}
+}
+
+// Nobody is asked for a body whose head is refused.
+func TestExpectations(t *testing.T) {
+	r := serve(t, nil)
+	r.queue.rule = reserved
+	const expects = "Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: "
+	for name, x := range map[string]struct {
+		raw    string
+		status int
+	}{
+		"taken":     {post + expects + "14\r\n\r\n", 100},
+		"too large": {post + expects + "99999999\r\n\r\n", 413},
+		"nobody":    {strings.Replace(post, "X-User-ID: ann\r\n", "", 1) + expects + "14\r\n\r\n", 401},
+		"two users": {post + "X-User-ID: bob\r\n" + expects + "14\r\n\r\n", 401},
+		"bare LF":   {post + "X-A: b\n" + expects + "14\r\n\r\n", 400},
+	} {
+		c := r.dial(t)
+		if _, err := io.WriteString(c, x.raw); err != nil {
+			t.Fatal(err)
+		}
+		br := bufio.NewReader(c)
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil || resp.StatusCode != x.status {
+			t.Errorf("%s: %+v, %v", name, resp, err)
+			continue
+		}
+		if x.status != 100 {
+			continue
+		}
+		if _, err := io.WriteString(c, `{"quantity":4}`); err != nil {
+			t.Fatal(err)
+		}
+		if resp, err = http.ReadResponse(br, nil); err != nil || resp.StatusCode != 201 {
+			t.Errorf("%s: %+v, %v", name, resp, err)
 		}
 	}
 }
