@@ -79,13 +79,14 @@ func (g *Gateway) purchase(c *fiber.Ctx) error {
 	return g.decide(c, &f, sku, user, w)
 }
 
-// admit authenticates the buyer and passes the request through the limits. The address
-// comes first, because it costs least and protects the rest; sku "" is no SKU's.
+// admit authenticates the buyer and passes the request through the limits. The address and
+// the whole gateway come first, because they cost least and protect the rest, a token's
+// signature not least; sku "" is no SKU's.
 func (g *Gateway) admit(c *fiber.Ctx, f *fields, sku string) (user string, ok bool) {
 	ctx := c.Context()
 	now := ctx.Time()
 	f.peer = peer(ctx)
-	if !g.admitAddr(c, f.peer, now) {
+	if !g.admitAddr(c, f.peer, now) || !g.admitAll(c, now) {
 		return "", false
 	}
 	if f.twice {
@@ -109,7 +110,7 @@ func (g *Gateway) admit(c *fiber.Ctx, f *fields, sku string) (user string, ok bo
 			return "", false
 		}
 	}
-	return user, g.admitAll(c, now)
+	return user, true
 }
 
 // admitAddr passes the request through the limit of its address.
