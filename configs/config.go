@@ -98,6 +98,7 @@ type Server struct {
 	// not. Too low: buyers behind one address (an office, a carrier) are turned away. Too
 	// high, or 0: one client can take them all.
 	MaxConnectionsEach int `yaml:"max_connections_each"`
+	TLS                TLS `yaml:"tls"`
 	// DrainDelay is how long a gateway that was told to stop goes on serving with
 	// /readyz at 503, so that load balancers notice. Too low: they send requests to a
 	// closed port. Too high: restarts take that much longer.
@@ -106,6 +107,17 @@ type Server struct {
 	// 503 though their verdict was near. Too high: a stuck dependency keeps the old
 	// process alive.
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
+}
+
+// TLS of a listener; without a certificate it speaks none. All are paths of PEM files, which
+// are read again within 10 s when they change.
+type TLS struct {
+	// Cert is the certificate with its chain, and Key its private key.
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// ClientCA, when set, has every request but health checks come with a client
+	// certificate that one of these authorities signed.
+	ClientCA string `yaml:"client_ca"`
 }
 
 // Admin is the operators' listener.
@@ -123,6 +135,7 @@ type Admin struct {
 	// MetricsOpen serves /metrics without the key, for scrapers that cannot send one.
 	// Sales figures are then readable for everyone who reaches the listener.
 	MetricsOpen bool `yaml:"metrics_open"`
+	TLS         TLS  `yaml:"tls"`
 }
 
 // Auth is how buyers are told apart.

@@ -83,8 +83,8 @@ func (c Config) secretWarnings() (w []string) {
 	if everybody(c.Server.TrustedProxies) {
 		w = append(w, "server.trusted_proxies is everybody: any client can claim any address")
 	}
-	if !onLoopback(c.Admin.Listen) {
-		w = append(w, "admin.listen is not on loopback, and the operators' key goes over the network as it is: keep it in a network of your own, or behind TLS")
+	if !onLoopback(c.Admin.Listen) && c.Admin.TLS.Cert == "" {
+		w = append(w, "admin.listen is not on loopback, and the operators' key goes over the network as it is: give admin.tls, or keep it in a network of your own")
 	}
 	return w
 }

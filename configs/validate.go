@@ -136,6 +136,7 @@ func (v *validator) server(c *Config) {
 	v.integer("server.header_limit", s.HeaderLimit, 1<<10, 1<<20)
 	v.integer("server.max_connections", s.MaxConnections, 1, 10_000_000)
 	v.integer("server.max_connections_each", s.MaxConnectionsEach, 0, 10_000_000)
+	v.tls("server.tls", s.TLS)
 	v.duration("server.drain_delay", s.DrainDelay, 0, time.Hour)
 	v.duration("server.shutdown_timeout", s.ShutdownTimeout, time.Second, time.Hour)
 	if s.ShutdownTimeout <= c.Queue.MaxAge {
@@ -143,8 +144,19 @@ func (v *validator) server(c *Config) {
 	}
 }
 
+// tls holds the settings against each other; the files are read where they are used.
+func (v *validator) tls(key string, t TLS) {
+	switch {
+	case (t.Cert == "") != (t.Key == ""):
+		v.refuse(key, "cert and key must be given together")
+	case t.ClientCA != "" && t.Cert == "":
+		v.refuse(key+".client_ca", "needs cert and key: client certificates are part of TLS")
+	}
+}
+
 func (v *validator) admin(c *Config) {
 	v.address("admin.listen", c.Admin.Listen, true)
+	v.tls("admin.tls", c.Admin.TLS)
 	if c.Admin.Listen == c.Server.Listen && !strings.HasSuffix(c.Admin.Listen, ":0") {
 		v.refuse("admin.listen", "must differ from server.listen (%s): operators have a listener of their own", c.Server.Listen)
 	}

@@ -40,6 +40,9 @@ func TestAccepted(t *testing.T) {
 			c.Redis.Addrs, c.Redis.SentinelMaster, c.Redis.DB = []string{"a:1", "b:1"}, "m", 3
 		}},
 		{"several NATS servers", configs.Serve, func(c *configs.Config) { c.NATS.URL = "nats://a:4222, tls://b:4222" }},
+		{"TLS", configs.Serve, func(c *configs.Config) {
+			c.Server.TLS, c.Admin.TLS = configs.TLS{Cert: "c", Key: "k"}, configs.TLS{Cert: "c", Key: "k", ClientCA: "a"}
+		}},
 		{"any free ports", configs.Serve, func(c *configs.Config) { c.Server.Listen, c.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0" }},
 		{"dev with a real database", configs.Dev, func(c *configs.Config) { c.Auth.Mode = "header" }},
 		{"tool", configs.Tool, func(c *configs.Config) {
@@ -76,6 +79,9 @@ func TestImpossible(t *testing.T) {
 		{"server.body_limit: must be", func(c *configs.Config) { c.Server.BodyLimit = 0 }},
 		{"server.header_limit: must be", func(c *configs.Config) { c.Server.HeaderLimit = 0 }},
 		{"server.max_connections: must be", func(c *configs.Config) { c.Server.MaxConnections = 0 }},
+		{"server.tls: cert and key must be given together", func(c *configs.Config) { c.Server.TLS.Cert = "c" }},
+		{"admin.tls: cert and key must be given together", func(c *configs.Config) { c.Admin.TLS.Key = "k" }},
+		{"admin.tls.client_ca: needs cert and key", func(c *configs.Config) { c.Admin.TLS.ClientCA = "a" }},
 		{"server.drain_delay: must be", func(c *configs.Config) { c.Server.DrainDelay = -1 }},
 		{"server.shutdown_timeout: must be", func(c *configs.Config) { c.Server.ShutdownTimeout = 0 }},
 		{"server.shutdown_timeout: must be longer than queue.max_age", func(c *configs.Config) { c.Server.ShutdownTimeout = c.Queue.MaxAge }},

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"testing"
@@ -10,35 +11,38 @@ import (
 
 // An audit reads everything there is, and ends when whoever asked for it goes.
 func TestAnAuditEndsWithItsCaller(t *testing.T) {
-	w := newWorld(t, nil)
-	w.auditor.endless = make(chan string)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- w.g.operators.app.Server().Serve(ln) }()
-	conn, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Run("plain", func(t *testing.T) {
+		r := serve(t, nil)
+		conn, err := net.Dial("tcp", r.g.OperatorsAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaveAudit(t, r, conn)
+	})
+	t.Run("TLS", func(t *testing.T) {
+		ca := newAuthority(t)
+		r := serve(t, func(c *Config) { c.AdminTLS = ca.files(t, t.TempDir(), "gateway") })
+		conn, err := tls.Dial("tcp", r.g.OperatorsAddr().String(), ca.client(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaveAudit(t, r, conn)
+	})
+}
+
+func leaveAudit(t *testing.T, r *running, conn net.Conn) {
+	r.auditor.endless = make(chan string)
 	if _, err := fmt.Fprintf(conn, "GET /v1/audit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", testAdminKey); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-w.auditor.endless; got != "begins" {
+	if got := <-r.auditor.endless; got != "begins" {
 		t.Fatal(got)
 	}
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-w.auditor.endless; got != "ends" {
+	if got := <-r.auditor.endless; got != "ends" {
 		t.Fatal(got)
-	}
-	if err := ln.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-served; err != nil {
-		t.Error(err)
 	}
 }
 

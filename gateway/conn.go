@@ -23,6 +23,7 @@ type conn struct {
 	from        netip.Addr // where its address is counted
 	closed      atomic.Bool
 	spoke       bool // the reader's
+	secured     bool // TLS is spoken on it, which hears its client itself
 	lingers     atomic.Bool
 	hurried     atomic.Bool
 	read, write deadline
@@ -54,12 +55,8 @@ func (d *deadline) early(err error) bool {
 func (c *conn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(b)
-		if n > 0 && !c.spoke {
-			c.spoke = true
-			c.owner.heard(c)
-			if c.hurried.Swap(false) {
-				_ = c.armRead() // the rest may take its time; an error comes with the next read
-			}
+		if n > 0 && !c.secured {
+			c.hear()
 		}
 		if err == nil || n > 0 || c.hurried.Load() || !c.read.early(err) {
 			return n, err
@@ -67,6 +64,18 @@ func (c *conn) Read(b []byte) (int, error) {
 		if err := c.armRead(); err != nil {
 			return 0, err
 		}
+	}
+}
+
+// hear notes that the client has begun to ask for something.
+func (c *conn) hear() {
+	if c.spoke {
+		return
+	}
+	c.spoke = true
+	c.owner.heard(c)
+	if c.hurried.Swap(false) {
+		_ = c.armRead() // the rest may take its time; an error comes with the next read
 	}
 }
 

@@ -42,11 +42,15 @@ type bounds struct {
 	exempt   proxies
 }
 
+// newCounted refuses with busy, a problem in JSON, or without a word where that is nil: with
+// TLS that would cost a handshake.
 func newCounted(ln net.Listener, b bounds, busy []byte, refused prometheus.Counter, log *slog.Logger) *counted {
-	head := fmt.Sprintf("HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\nRetry-After: %d\r\nConnection: close\r\n\r\n",
-		mimeProblem, len(busy), answers[unavailable].retry)
+	if busy != nil {
+		busy = append(fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\nRetry-After: %d\r\nConnection: close\r\n\r\n",
+			mimeProblem, len(busy), answers[unavailable].retry), busy...)
+	}
 	return &counted{
-		Listener: ln, bounds: b, busy: append([]byte(head), busy...), refused: refused, log: log,
+		Listener: ln, bounds: b, busy: busy, refused: refused, log: log,
 		closed: make(chan struct{}), silent: make(map[*conn]struct{}), of: make(map[netip.Addr]int),
 	}
 }
@@ -59,6 +63,15 @@ const (
 )
 
 func (l *counted) Accept() (net.Conn, error) {
+	c, err := l.next()
+	if err != nil {
+		return nil, err // and no nil *conn in an interface
+	}
+	return c, nil
+}
+
+// next is Accept by its type.
+func (l *counted) next() (*conn, error) {
 	for pause := acceptPause; ; {
 		c, err := l.Listener.Accept()
 		if err != nil {
@@ -79,12 +92,19 @@ func (l *counted) Accept() (net.Conn, error) {
 			return open, nil
 		}
 		l.refused.Inc()
+		l.turnAway(c)
+	}
+}
+
+// turnAway says why, where the client would understand it, and closes.
+func (l *counted) turnAway(c net.Conn) {
+	if len(l.busy) > 0 {
 		// The socket's buffer is empty, so this does not wait; the deadline is only for
 		// what is no socket.
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = c.Write(l.busy)
-		_ = c.Close()
 	}
+	_ = c.Close()
 }
 
 // passes reports whether a failure to accept is none of the listener's: the process or the

@@ -58,6 +58,8 @@ type Config struct {
 	// may open files. MaxConnectionsEach bounds those of one address that is no trusted
 	// proxy's; 0 does not.
 	MaxConnections, MaxConnectionsEach int
+	// TLS and AdminTLS are of the buyers' and of the operators' listener.
+	TLS, AdminTLS TLS
 
 	// DrainDelay is how long the buyers' listener goes on serving, with /readyz at 503,
 	// once Run's context has ended.
@@ -84,7 +86,7 @@ func (c *Config) validate() error {
 	case c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1 || c.MaxConnectionsEach < 0:
 		return errors.New("body limit, header limit or max connections is too small")
 	}
-	return errors.Join(c.Limits.validate(), c.Payments.validate())
+	return errors.Join(c.Limits.validate(), c.Payments.validate(), c.TLS.validate(), c.AdminTLS.validate())
 }
 
 // Queue is the line in front of each SKU.
@@ -252,7 +254,13 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if most < cfg.MaxConnections {
 		cfg.Logger.Warn("server.max_connections is more than open files allow", "max_connections", cfg.MaxConnections, "open_files", files, "used", most)
 	}
-	g.buyers = g.newListener("buyers", cfg.Listen, bounds{most, cfg.MaxConnectionsEach, trusted}, g.buyerRoutes())
-	g.operators = g.newListener("operators", cfg.AdminListen, bounds{most: withinFiles(operatorConnections, files/8)}, g.operatorRoutes())
+	g.buyers, err = g.newListener("buyers", cfg.Listen, bounds{most, cfg.MaxConnectionsEach, trusted}, cfg.TLS, g.buyerRoutes())
+	if err != nil {
+		return nil, err
+	}
+	g.operators, err = g.newListener("operators", cfg.AdminListen, bounds{most: withinFiles(operatorConnections, files/8)}, cfg.AdminTLS, g.operatorRoutes())
+	if err != nil {
+		return nil, err
+	}
 	return g, nil
 }

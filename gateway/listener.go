@@ -17,6 +17,7 @@ type listener struct {
 	name   string
 	addr   string
 	bounds bounds
+	tls    *certificates // nil: none
 	app    *fiber.App
 	ln     atomic.Pointer[counted] // nil until listen
 }
@@ -32,7 +33,11 @@ const (
 
 // newListener builds a server over its table of routes. There is no middleware: what
 // every request needs is done by the one wrapper below.
-func (g *Gateway) newListener(name, addr string, b bounds, routes []route) *listener {
+func (g *Gateway) newListener(name, addr string, b bounds, files TLS, routes []route) (*listener, error) {
+	certs, err := newCertificates(files, g.log)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %s: TLS: %w", name, err)
+	}
 	app := fiber.New(fiber.Config{
 		DisableStartupMessage:        true,
 		CaseSensitive:                true,
@@ -68,13 +73,14 @@ func (g *Gateway) newListener(name, addr string, b bounds, routes []route) *list
 	server.CloseOnShutdown = true
 	server.HeaderReceived = inspect
 	server.ExpectHandler = g.expected(name == "operators")
-	server.Handler = g.guard(app.Handler())
-	return &listener{name: name, addr: addr, bounds: b, app: app}
+	server.Handler = g.guard(app.Handler(), files.ClientCA != "")
+	return &listener{name: name, addr: addr, bounds: b, tls: certs, app: app}, nil
 }
 
 // guard keeps a fault in one handler from ending the process with everybody's requests
-// in it, and refuses what the HTTP library lets through and should not.
-func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
+// in it, and refuses what the HTTP library lets through and should not, and, where certificates are
+// asked for, who has none.
+func (g *Gateway) guard(next fasthttp.RequestHandler, certificates bool) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
 		defer func() {
 			if fault := recover(); fault != nil {
@@ -89,6 +95,11 @@ func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 			g.answerRaw(ctx, malformed)
 			return
 		}
+		if certificates && !forHealth(ctx.Path()) && !certified(ctx.Conn()) {
+			ctx.Response.SetConnectionClose()
+			g.answerRaw(ctx, unauthenticated)
+			return
+		}
 		next(ctx)
 		// A client that keeps its connection would send its next request into the end.
 		if g.draining.Load() {
@@ -96,6 +107,10 @@ func (g *Gateway) guard(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 		}
 	}
 }
+
+// forHealth reports whether a path is one that health checks ask, which have no client
+// certificate.
+func forHealth(path []byte) bool { return string(path) == "/livez" || string(path) == "/readyz" }
 
 // answerRaw answers with a row of the table where there is no Fiber context.
 func (g *Gateway) answerRaw(ctx *fasthttp.RequestCtx, a answer) {
@@ -122,14 +137,17 @@ func (l *listener) listen(g *Gateway) error {
 	if err != nil {
 		return fmt.Errorf("gateway: %s: %w", l.name, err)
 	}
-	busy := (&problem{answer: unavailable}).render(nil)
+	var busy []byte
+	if l.tls == nil {
+		busy = (&problem{answer: unavailable}).render(nil)
+	}
 	l.ln.Store(newCounted(ln, l.bounds, busy, g.metrics.refused, g.log))
 	return nil
 }
 
 // serve blocks until the listener is closed.
 func (l *listener) serve() error {
-	if err := l.app.Listener(l.ln.Load()); err != nil {
+	if err := l.app.Listener(l.ln.Load().secure(l.tls)); err != nil {
 		return fmt.Errorf("gateway: %s: %w", l.name, err)
 	}
 	return nil

@@ -143,7 +143,7 @@ func (g *Gateway) onError(c *fiber.Ctx, err error) error {
 	case fiber.StatusBadGateway: // Fiber's word for a connection that failed while being read
 		a = malformed
 	}
-	if open, ok := c.Context().Conn().(*conn); ok && a == contentTooLarge {
+	if open := under(c.Context().Conn()); open != nil && a == contentTooLarge {
 		open.linger()
 	}
 	if a == internalError {

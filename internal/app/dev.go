@@ -84,7 +84,7 @@ func (a *app) greet(ctx context.Context, cfg configs.Config) error {
 	if err := a.seed(ctx, cfg.PayWithin); err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}
-	buyers, operators := "http://"+a.gateway.BuyersAddr().String(), "http://"+a.gateway.OperatorsAddr().String()
+	buyers, operators := urlOf(a.gateway.BuyersAddr().String(), cfg.Server.TLS), urlOf(a.gateway.OperatorsAddr().String(), cfg.Admin.TLS)
 	fmt.Printf(`
 flashgate dev: everything in this one process, for one machine only. Do not sell with it.
 

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -47,6 +49,23 @@ func TestHealth(t *testing.T) {
 	server.Close()
 	if err := live.Run(t.Context()); err == nil {
 		t.Error("nobody listens, and all is well")
+	}
+}
+
+// A listener with TLS is asked by TLS, whatever name its certificate is for.
+func TestHealthByTLS(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Setenv("FLASHGATE_ADMIN__LISTEN", strings.TrimPrefix(server.URL, "https://"))
+	h := healthCmd{Timeout: testenv.Patience}
+	if err := h.Run(t.Context()); err == nil {
+		t.Error("TLS is spoken to by HTTP")
+	}
+	t.Setenv("FLASHGATE_ADMIN__TLS__CERT", "cert.pem")
+	t.Setenv("FLASHGATE_ADMIN__TLS__KEY", "key.pem")
+	if err := h.Run(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

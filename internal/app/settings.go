@@ -111,6 +111,7 @@ func gatewayConfig(cfg configs.Config, log *slog.Logger, reg *prometheus.Registr
 		}},
 		Limits:    gateway.Limits{User: limit(l.User), IP: limit(l.IP), SKU: limit(l.SKU), Global: limit(l.Global), MaxEntries: l.MaxEntries},
 		BodyLimit: s.BodyLimit, HeaderLimit: s.HeaderLimit, ReadTimeout: s.ReadTimeout, IdleTimeout: s.IdleTimeout, MaxConnections: s.MaxConnections, MaxConnectionsEach: s.MaxConnectionsEach,
+		TLS: gateway.TLS(s.TLS), AdminTLS: gateway.TLS(cfg.Admin.TLS),
 		Payments:   gateway.Payments{WebhookSecrets: cfg.Payments.WebhookSecrets, Tolerance: cfg.Payments.Tolerance},
 		DrainDelay: s.DrainDelay, ShutdownTimeout: s.ShutdownTimeout,
 		Logger: log.With("part", "gateway"), Registerer: reg, Gatherer: reg,
