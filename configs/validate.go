@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -144,6 +145,36 @@ func (v *validator) server(c *Config) {
 	}
 }
 
+// ownNames are who the operators' log says changed something without one of admin.keys:
+// admin.key, commands, and jobs.
+var ownNames = []string{"admin", "cli", "flashgate"}
+
+// operatorKeys holds each to its form, and has no name or key twice: the log could not tell
+// whose it was.
+func (v *validator) operatorKeys(a *Admin) {
+	names, hashes := make(map[string]bool), map[string]string{}
+	if a.Key != "" {
+		hashes[fmt.Sprintf("%x", sha256.Sum256([]byte(a.Key)))] = "admin.key"
+	}
+	for _, key := range a.Keys {
+		if !operatorKey.MatchString(key) {
+			v.refuse("admin.keys", "must be a list of name:scope:hash, scope being read or operate, and hash the SHA-256 of the key in 64 hexadecimal digits")
+			return
+		}
+		name, _, _ := strings.Cut(key, ":")
+		hash := strings.ToLower(key[len(key)-2*sha256.Size:])
+		switch {
+		case slices.Contains(ownNames, name):
+			v.refuse("admin.keys", "the name %s is flashgate's own in the operators' log: use another", name)
+		case names[name]:
+			v.refuse("admin.keys", "the name %s is there twice", name)
+		case hashes[hash] != "":
+			v.refuse("admin.keys", "%s and %s have the same key", hashes[hash], name)
+		}
+		names[name], hashes[hash] = true, name
+	}
+}
+
 // tls holds the settings against each other; the files are read where they are used.
 func (v *validator) tls(key string, t TLS) {
 	switch {
@@ -163,12 +194,7 @@ func (v *validator) admin(c *Config) {
 	if c.Admin.Key == "" && v.mode == Serve {
 		v.refuse("admin.key", "is needed (FLASHGATE_ADMIN__KEY or FLASHGATE_ADMIN__KEY_FILE)")
 	}
-	for _, key := range c.Admin.Keys {
-		if !operatorKey.MatchString(key) {
-			v.refuse("admin.keys", "must be a list of name:scope:hash, scope being read or operate, and hash the SHA-256 of the key in 64 hexadecimal digits")
-			break
-		}
-	}
+	v.operatorKeys(&c.Admin)
 	if strings.ContainsFunc(c.Admin.Key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		v.refuse("admin.key", "may hold only visible ASCII characters: it is sent in a header")
 	}
@@ -239,6 +265,8 @@ func (v *validator) ledger(l *Ledger) {
 		v.refuse("ledger.driver", "sqlite is for `flashgate dev`; serve needs mysql (MySQL or MariaDB), which several gateways can share")
 	case v.mode != Dev && l.DSN == "":
 		v.refuse("ledger.dsn", "is needed (FLASHGATE_LEDGER__DSN=user:password@tcp(host:3306)/flashgate, or FLASHGATE_LEDGER__DSN_FILE)")
+	case v.mode == Dev && l.Driver == "sqlite" && (strings.Contains(l.DSN, "@tcp(") || strings.Contains(l.DSN, "@unix(")):
+		v.refuse("ledger.dsn", "is one of MySQL, and dev keeps its ledger in a file: unset it (also FLASHGATE_LEDGER__DSN), or give ledger.driver mysql")
 	case v.mode == Dev && l.Driver == "mysql" && l.DSN == "":
 		v.refuse("ledger.dsn", "is needed with ledger.driver mysql")
 	}

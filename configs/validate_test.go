@@ -1,6 +1,8 @@
 package configs_test
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +25,8 @@ const publicKey = `-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----
 `
+
+var aHash = strings.Repeat("ab", 32)
 
 func TestAccepted(t *testing.T) {
 	for _, c := range []struct {
@@ -82,6 +86,18 @@ func TestImpossible(t *testing.T) {
 		{"server.tls: cert and key must be given together", func(c *configs.Config) { c.Server.TLS.Cert = "c" }},
 		{"admin.tls: cert and key must be given together", func(c *configs.Config) { c.Admin.TLS.Key = "k" }},
 		{"admin.tls.client_ca: needs cert and key", func(c *configs.Config) { c.Admin.TLS.ClientCA = "a" }},
+		{"admin.keys: must be a list of name:scope:hash", func(c *configs.Config) { c.Admin.Keys = []string{"olga:read:abc"} }},
+		{"admin.keys: the name admin is flashgate's own", func(c *configs.Config) { c.Admin.Keys = []string{"admin:read:" + aHash} }},
+		{"admin.keys: the name cli is flashgate's own", func(c *configs.Config) { c.Admin.Keys = []string{"cli:read:" + aHash} }},
+		{"admin.keys: the name olga is there twice", func(c *configs.Config) {
+			c.Admin.Keys = []string{"olga:read:" + aHash, "olga:operate:" + strings.Repeat("cd", 32)}
+		}},
+		{"admin.keys: olga and otto have the same key", func(c *configs.Config) {
+			c.Admin.Keys = []string{"olga:read:" + aHash, "otto:read:" + strings.ToUpper(aHash)}
+		}},
+		{"admin.keys: admin.key and olga have the same key", func(c *configs.Config) {
+			c.Admin.Keys = []string{fmt.Sprintf("olga:read:%x", sha256.Sum256([]byte(c.Admin.Key)))}
+		}},
 		{"server.drain_delay: must be", func(c *configs.Config) { c.Server.DrainDelay = -1 }},
 		{"server.shutdown_timeout: must be", func(c *configs.Config) { c.Server.ShutdownTimeout = 0 }},
 		{"server.shutdown_timeout: must be longer than queue.max_age", func(c *configs.Config) { c.Server.ShutdownTimeout = c.Queue.MaxAge }},
@@ -183,6 +199,16 @@ func TestImpossible(t *testing.T) {
 				t.Errorf("refused with\n%v", err)
 			}
 		})
+	}
+}
+
+// Who has production's DSN in the environment is told so, and not that a file cannot be opened.
+func TestDevRefusesAnothersDSN(t *testing.T) {
+	c := configs.Default(configs.Dev)
+	c.Ledger.DSN = "flashgate:hidden@tcp(db:3306)/flashgate"
+	err := c.Validate(configs.Dev)
+	if err == nil || !strings.Contains(err.Error(), "ledger.dsn: is one of MySQL") || strings.Contains(err.Error(), "hidden") {
+		t.Errorf("%v", err)
 	}
 }
 

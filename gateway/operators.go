@@ -202,11 +202,11 @@ func (g *Gateway) addStock(c *fiber.Ctx) error {
 	if err != nil {
 		return g.refuseError(c, err)
 	}
-	g.noteChange(ctx, "stock.add", name)
 	if replayed {
 		c.Context().Response.Header.SetCanonical(hdrReplayed, valTrue)
 		return g.answerSKU(c, answerReplayed, sku, stock)
 	}
+	g.noteChange(ctx, "stock.add", name)
 	return g.answerSKU(c, answerOK, sku, stock)
 }
 

@@ -36,6 +36,19 @@ const (
 	leaseConns   = 2
 )
 
+// CheckDSN says what is wrong with a DSN, as far as that shows without connecting.
+func CheckDSN(driver, dsn string) error {
+	d, err := dialect.Of(driver)
+	if err != nil {
+		return err
+	}
+	pool, err := d.Open(dsn, callTimeout)
+	if err != nil {
+		return fmt.Errorf("ledger.dsn: %w", err)
+	}
+	return pool.Close()
+}
+
 func openPools(d dialect.Dialect, dsn string, committers int) (p pools, err error) {
 	for _, o := range []struct {
 		pool **sql.DB

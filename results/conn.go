@@ -142,6 +142,14 @@ func Connect(cfg Config) (*Conn, error) {
 	return c, nil
 }
 
+// where is the server that is talked to; the embedded one is not reached by an address.
+func (c *Conn) where(nc *nats.Conn) string {
+	if c.cfg.Embedded != nil {
+		return "in this process"
+	}
+	return nc.ConnectedUrlRedacted()
+}
+
 func (c *Conn) options() []nats.Option {
 	log := c.cfg.Log
 	opts := []nats.Option{
@@ -154,11 +162,11 @@ func (c *Conn) options() []nats.Option {
 		nats.Timeout(ioTimeout), nats.FlusherTimeout(ioTimeout), nats.ReconnectOnFlusherError(),
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(nc *nats.Conn) {
-			log.Info("nats connected", "url", nc.ConnectedUrlRedacted())
+			log.Info("nats connected", "url", c.where(nc))
 			c.look()
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
-			log.Info("nats reconnected", "url", nc.ConnectedUrlRedacted())
+			log.Info("nats reconnected", "url", c.where(nc))
 			c.look()
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"flashgate/configs"
+	"flashgate/ledger"
 )
 
 type configCmd struct {
@@ -17,6 +18,9 @@ type configCheckCmd struct{ source }
 func (c configCheckCmd) Run() error {
 	cfg, err := c.load(configs.Serve)
 	if err != nil {
+		return err
+	}
+	if err := ledger.CheckDSN(cfg.Ledger.Driver, cfg.Ledger.DSN); err != nil {
 		return err
 	}
 	for _, w := range cfg.Warnings(configs.Serve) {

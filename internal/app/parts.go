@@ -45,6 +45,9 @@ func runCommand(ctx context.Context, part stage, command func(context.Context) e
 	err := runStages(ctx, slog.New(slog.DiscardHandler), partsDrain, []stage{
 		{"command", func(ctx context.Context) error { result = command(ctx); return nil }}, part,
 	})
+	if err != nil && errors.Is(result, context.Canceled) {
+		return err // the part is why the command was ended
+	}
 	return errors.Join(result, err)
 }
 

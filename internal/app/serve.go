@@ -38,13 +38,21 @@ func relaxGC() {
 	}
 }
 
+// spellDurations has JSON say 1.5s as text does, and not a number of nanoseconds.
+func spellDurations(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
 // newLogger writes to stderr, so that what commands print can be piped.
 func newLogger(cfg configs.Log) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
 		level = slog.LevelInfo // validation has refused other names
 	}
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: spellDurations}
 	if cfg.Format == "text" {
 		return slog.New(slog.NewTextHandler(os.Stderr, opts))
 	}

@@ -99,3 +99,22 @@ func TestAStageThatDoesNotDrainIsReported(t *testing.T) {
 		time.Sleep(2 * time.Minute) // let the stuck one end, as the process would
 	})
 }
+
+// A command that ended because what it needs has ended says why that did, and nothing else.
+func TestACommandSaysWhyItsPartEnded(t *testing.T) {
+	why := errors.New("the schema is old")
+	err := runCommand(t.Context(), stage{"ledger", func(context.Context) error { return why }}, func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if !errors.Is(err, why) || errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	rests := stage{"ledger", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+	err = runCommand(ctx, rests, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("ended from outside: %v", err)
+	}
+}
