@@ -266,7 +266,7 @@ func (v *validator) ledger(l *Ledger) {
 	case v.mode != Dev && l.DSN == "":
 		v.refuse("ledger.dsn", "is needed (FLASHGATE_LEDGER__DSN=user:password@tcp(host:3306)/flashgate, or FLASHGATE_LEDGER__DSN_FILE)")
 	case v.mode == Dev && l.Driver == "sqlite" && (strings.Contains(l.DSN, "@tcp(") || strings.Contains(l.DSN, "@unix(")):
-		v.refuse("ledger.dsn", "is one of MySQL, and dev keeps its ledger in a file: unset it (also FLASHGATE_LEDGER__DSN), or give ledger.driver mysql")
+		v.refuse("ledger.dsn", "is one of MySQL, and dev keeps its ledger in a file: unset it (also FLASHGATE_LEDGER__DSN)")
 	case v.mode == Dev && l.Driver == "mysql" && l.DSN == "":
 		v.refuse("ledger.dsn", "is needed with ledger.driver mysql")
 	}

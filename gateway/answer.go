@@ -43,6 +43,7 @@ const (
 	invalidRequest
 	keyReused
 	rateLimited
+	misdirected
 	headersTooLarge
 	internalError
 	queueFull
@@ -94,6 +95,7 @@ var answers = [answerCount]entry{
 	invalidRequest:       {http.StatusUnprocessableEntity, "invalid_request", "Invalid request", "The request was read but asks for something that cannot be.", 0},
 	keyReused:            {http.StatusUnprocessableEntity, "idempotency_key_reused", "Idempotency key reused", "This Idempotency-Key was used before, with another quantity, coupon or number of units.", 0},
 	rateLimited:          {http.StatusTooManyRequests, "rate_limited", "Too many requests", "Slow down; the RateLimit header names the limit.", 1},
+	misdirected:          {http.StatusMisdirectedRequest, "misdirected", "Not for this machine", "This gateway serves its own machine only: ask it as localhost, or by its address.", 0},
 	headersTooLarge:      {http.StatusRequestHeaderFieldsTooLarge, "headers_too_large", "Header fields too large", "The header fields are larger than this service accepts.", 0},
 	internalError:        {http.StatusInternalServerError, "internal", "Internal error", "Something failed here that should not. Repeat the request with the same Idempotency-Key.", 0},
 	queueFull:            {http.StatusServiceUnavailable, "queue_full", "Queue full", "More buyers wait than can be served in time. Nothing was ordered; repeat with the same Idempotency-Key.", 1},

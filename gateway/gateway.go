@@ -58,6 +58,10 @@ type Config struct {
 	// may open files. MaxConnectionsEach bounds those of one address that is no trusted
 	// proxy's; 0 does not.
 	MaxConnections, MaxConnectionsEach int
+	// LocalNames has listeners on loopback refuse requests that name another host than
+	// localhost or an address: a page from elsewhere in a browser on this machine reaches
+	// loopback by a name of its own (DNS rebinding).
+	LocalNames bool
 	// TLS and AdminTLS are of the buyers' and of the operators' listener.
 	TLS, AdminTLS TLS
 

@@ -73,14 +73,16 @@ func (g *Gateway) newListener(name, addr string, b bounds, files TLS, routes []r
 	server.CloseOnShutdown = true
 	server.HeaderReceived = inspect
 	server.ExpectHandler = g.expected(name == "operators")
-	server.Handler = g.guard(app.Handler(), files.ClientCA != "")
+	local := g.cfg.LocalNames && onLoopback(addr)
+	server.Handler = g.guard(app.Handler(), files.ClientCA != "", local)
 	return &listener{name: name, addr: addr, bounds: b, tls: certs, app: app}, nil
 }
 
 // guard keeps a fault in one handler from ending the process with everybody's requests
 // in it, and refuses what the HTTP library lets through and should not, and, where certificates are
-// asked for, who has none.
-func (g *Gateway) guard(next fasthttp.RequestHandler, certificates bool) fasthttp.RequestHandler {
+// asked for, who has none,
+// and, where local, what names another machine.
+func (g *Gateway) guard(next fasthttp.RequestHandler, certificates, local bool) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
 		defer func() {
 			if fault := recover(); fault != nil {
@@ -93,6 +95,11 @@ func (g *Gateway) guard(next fasthttp.RequestHandler, certificates bool) fasthtt
 		if !knownMethod(ctx.Method()) || hasTrailer(&ctx.Request.Header) {
 			ctx.Response.SetConnectionClose()
 			g.answerRaw(ctx, malformed)
+			return
+		}
+		if local && !namesThisMachine(string(ctx.Host())) {
+			ctx.Response.SetConnectionClose()
+			g.answerRaw(ctx, misdirected)
 			return
 		}
 		if certificates && !forHealth(ctx.Path()) && !certified(ctx.Conn()) {

@@ -125,7 +125,9 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	}
 	edgeLedger := guardedLedger.Asked()
 	panel := fallback.NewPanel(instance(), a.ledger, shieldBreaker, ledgerBreaker, natsBreaker)
-	a.gateway, err = gateway.New(gatewayConfig(cfg, log, reg), gateway.Deps{
+	edge := gatewayConfig(cfg, log, reg)
+	edge.LocalNames = embedded != nil // dev: for one machine
+	a.gateway, err = gateway.New(edge, gateway.Deps{
 		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: a.ledger, Shield: guardedShield,
 		Breakers: panel, Paths: a.checkout, Readiness: readiness{a.ledger, a.nats}, Auditor: reported{auditor}, Log: a.ledger,
 	})

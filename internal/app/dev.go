@@ -53,6 +53,9 @@ func (d devCmd) Run(ctx context.Context) error {
 	if err := cfg.Validate(configs.Dev); err != nil {
 		return err
 	}
+	if err := keepPrivate(d.Data, cfg.Ledger.DSN); err != nil {
+		return err
+	}
 	log := newLogger(cfg.Log)
 	if err := ledger.Migrate(ctx, ledgerConfig(cfg, log, nil)); err != nil {
 		return err
@@ -117,6 +120,25 @@ func (a *app) seed(ctx context.Context, payWithin time.Duration) error {
 		PayWithin: payWithin.Milliseconds(), State: sale.StateOpen, Heat: sale.HeatHot, Segments: 1,
 	}, sale.Stock{Total: 1000}, sale.Expect{})
 	return err
+}
+
+// keepPrivate has nobody else of this machine read orders, also where the directory was there
+// before and is open to them. SQLite gives its other files the mode of the first.
+func keepPrivate(dir, file string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "nats"), 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(filepath.Join(dir, "nats"), 0o700); err != nil { //nolint:gosec // a directory
+		return err
+	}
+	if filepath.Dir(file) != filepath.Clean(dir) {
+		return nil // its owner's to decide
+	}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o600), f.Close())
 }
 
 // keptKey reads the operators' key of this data directory, or makes one.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -70,6 +71,19 @@ func TestDevAsANewcomerMeetsIt(t *testing.T) {
 	d := startDev(t, p)
 	if !strings.Contains(p.Output(), "one machine") {
 		t.Error("dev does not say that it is for one machine")
+	}
+	// Nobody else of this machine reads what is sold, and no page from elsewhere sells it.
+	for _, name := range []string{"ledger.db", "nats", "admin.key"} {
+		info, err := os.Stat(filepath.Join(data, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is open to others: %v", name, info.Mode())
+		}
+	}
+	if out := sh(t, d.curl+` -s -H 'Host: evil.example'`); !strings.Contains(out, `"misdirected"`) {
+		t.Errorf("another machine's name: %s", out)
 	}
 	var placed []string
 	tries := 0
