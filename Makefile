@@ -4,6 +4,7 @@
 
 GO           ?= go
 STATICCHECK  ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK  ?= golang.org/x/vuln/cmd/govulncheck@v1.9.0
 PACKAGES     ?= ./...
 TEST_FLAGS   ?=
 FUZZ_TIME    ?= 30s
@@ -26,7 +27,7 @@ TIER    = @sh internal/testenv/gotest.sh $@
 TIMINGS = $(CURDIR)/loadtest/timings.ndjson
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-short test-cluster test-long fuzz lint image bench deps
+.PHONY: help build run test test-short test-cluster test-long fuzz lint vuln image bench deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not in gofmt's form:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags bench $(PACKAGES)
 	$(GO) run $(STATICCHECK) -tags bench $(PACKAGES)
+
+vuln: ## known vulnerabilities in what is called; says so where their database cannot be reached
+	@sh internal/testenv/vuln.sh $(GO) run $(GOVULNCHECK) $(PACKAGES)
 
 image: ## the steps of the Dockerfile, without an engine
 	@sh internal/testenv/image.sh
