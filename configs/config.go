@@ -170,7 +170,7 @@ type JWT struct {
 type Redis struct {
 	// Addrs are host:port. One is a single server, several are a Cluster, or, with
 	// SentinelMaster, the sentinels. Empty in dev: an in-process Redis.
-	Addrs []string `yaml:"addrs"`
+	Addrs []string `yaml:"addrs" secret:"url"`
 	// SentinelMaster is the master's name at the sentinels.
 	SentinelMaster string `yaml:"sentinel_master"`
 	// SentinelPassword is the sentinels' own password, where they have one.
@@ -222,7 +222,7 @@ type NATS struct {
 	// MonitorURL is the http address of each server's monitoring port: the gateway reads
 	// there whether the server syncs what it acknowledges (sync_interval: always). Empty: it
 	// cannot know, and says so.
-	MonitorURL []string `yaml:"monitor_url"`
+	MonitorURL []string `yaml:"monitor_url" secret:"url"`
 	// RequireSync refuses to start where a server says there that it does not.
 	RequireSync bool `yaml:"require_sync"`
 	// Replicas of each stream: 1 on one machine, 3 in production. Too low: a lost disk

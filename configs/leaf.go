@@ -3,7 +3,6 @@ package configs
 import (
 	"fmt"
 	"math"
-	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -15,7 +14,7 @@ import (
 // What a leaf's secret tag may say.
 const (
 	secretValue = "yes" // never shown, may come from a file
-	secretURL   = "url" // shown without the password in it
+	secretURL   = "url" // an address or URL, or several: shown without credentials in it
 )
 
 const redacted = "[redacted]"
@@ -158,7 +157,11 @@ func (f leaf) setFromFile(in any) error {
 func (f leaf) plain(redact bool) any {
 	if redact && f.secret != "" && !f.value.IsZero() {
 		if f.secret == secretURL {
-			return redactURLs(f.value.String())
+			if f.value.Kind() == reflect.Slice {
+				list := f.value.Interface().([]string)
+				return redactURLs(list)
+			}
+			return strings.Join(redactURLs(strings.Split(f.value.String(), ",")), ",")
 		}
 		if f.value.Kind() == reflect.Slice {
 			hidden := make([]string, f.value.Len())
@@ -178,22 +181,6 @@ func (f leaf) plain(redact bool) any {
 		}
 	}
 	return f.value.Interface()
-}
-
-// redactURLs hides what stands before the @ in each of a list of URLs.
-func redactURLs(list string) string {
-	urls := strings.Split(list, ",")
-	for i, s := range urls {
-		u, err := url.Parse(strings.TrimSpace(s))
-		switch {
-		case err != nil && strings.Contains(s, "@"):
-			urls[i] = redacted
-		case err == nil && u.User != nil:
-			u.User = url.User("redacted")
-			urls[i] = u.String()
-		}
-	}
-	return strings.Join(urls, ",")
 }
 
 func number(in any) (float64, error) {

@@ -71,7 +71,7 @@ func (l *loader) file(path string) {
 	// koanf flattens the document, so that every value has one key with dots.
 	k := koanf.New(".")
 	if err := k.Load(rawbytes.Provider([]byte(text)), yaml.Parser()); err != nil {
-		l.problem("%s: %s", path, oneLine(err.Error()))
+		l.problem("%s: %s", path, redactYAML(oneLine(err.Error())))
 		return
 	}
 	// What follows a second "---" would be passed over in silence.

@@ -186,7 +186,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 func TestPrintHidesSecrets(t *testing.T) {
 	secrets := []string{"FLASHGATE_ADMIN__KEY=hidden1", "FLASHGATE_AUTH__JWT__SECRET=hidden2", "FLASHGATE_AUTH__JWT__PUBLIC_KEY=hidden3",
 		"FLASHGATE_REDIS__PASSWORD=hidden4", "FLASHGATE_REDIS__SENTINEL_PASSWORD=hidden5", "FLASHGATE_LEDGER__DSN=u:hidden6@tcp(h)/d",
-		"FLASHGATE_NATS__URL=nats://u:hidden7@n1:4222,nats://hidden8@n2:4222,:hidden9@", "FLASHGATE_PAYMENTS__WEBHOOK_SECRETS=hidden11,hidden12"}
+		"FLASHGATE_NATS__URL=nats://u:hidden7@n1:4222,nats://hidden8@n2:4222", "FLASHGATE_NATS__MONITOR_URL=http://u:hidden9@m", "FLASHGATE_PAYMENTS__WEBHOOK_SECRETS=hidden11,hidden12"}
 	c, err := configs.Load("", secrets)
 	if err != nil {
 		t.Fatal(err)

@@ -113,7 +113,7 @@ func (v *validator) address(key, s string, listener bool) {
 	host, port, err := net.SplitHostPort(s)
 	n, portErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || portErr != nil || (!listener && (host == "" || n == 0)) {
-		v.refuse(key, "must be host:port, not %q", s)
+		v.refuse(key, "must be host:port, not %q", redactURL(s))
 	}
 }
 

@@ -60,7 +60,8 @@ func (d mysqlDialect) OpenForMigration(dsn string) (*sql.DB, error) {
 func mysqlConfig(dsn string) (*mysql.Config, error) {
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
-		return nil, err
+		// The driver's words may hold a part of what it took for a host, such as the password.
+		return nil, errors.New("it must be user:password@tcp(host:3306)/database, with parameters that the driver knows")
 	}
 	if cfg.DBName == "" {
 		return nil, errors.New("it names no database")
