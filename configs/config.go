@@ -79,6 +79,14 @@ type Server struct {
 	// ReadTimeout bounds reading one request. Too low: slow mobile networks are cut
 	// off. Too high: slow-loris connections are cheap for an attacker.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
+	// WriteTimeout bounds writing one response, or one piece of an event stream. Too low:
+	// slow mobile networks are cut off. Too high: who never reads holds a connection for
+	// that long.
+	WriteTimeout time.Duration `yaml:"write_timeout"`
+	// RequestsPerConnection closes a connection after so many requests; 0 does not. Too
+	// low: each costs a handshake. With some thousands, balancers spread what they hold open
+	// over gateways that were added.
+	RequestsPerConnection int `yaml:"requests_per_connection"`
 	// IdleTimeout closes kept-alive connections that sent nothing. It should be longer
 	// than the load balancer's own. Too low: the balancer meets closed connections and
 	// reports 502. Too high: idle connections use up file descriptors.
@@ -396,7 +404,7 @@ func Default(mode Mode) Config {
 	c := Config{
 		Server: Server{
 			Listen: ":8080", Wait: 5 * time.Second, VerdictTTL: 10 * time.Minute,
-			ReadTimeout: 10 * time.Second, IdleTimeout: 75 * time.Second,
+			ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 75 * time.Second,
 			BodyLimit: 16 << 10, HeaderLimit: 4 << 10, MaxConnections: 50_000,
 			DrainDelay: 5 * time.Second, ShutdownTimeout: 15 * time.Second,
 		},

@@ -132,6 +132,8 @@ func (v *validator) server(c *Config) {
 		v.refuse("server.verdict_ttl", "must not be shorter than queue.max_age (%s): a verdict would be gone before its claim had to have one", c.Queue.MaxAge)
 	}
 	v.duration("server.read_timeout", s.ReadTimeout, 100*time.Millisecond, time.Hour)
+	v.duration("server.write_timeout", s.WriteTimeout, 100*time.Millisecond, time.Hour)
+	v.integer("server.requests_per_connection", s.RequestsPerConnection, 0, 1_000_000_000)
 	v.duration("server.idle_timeout", s.IdleTimeout, time.Second, 24*time.Hour)
 	v.integer("server.body_limit", s.BodyLimit, 1<<10, 16<<20)
 	v.integer("server.header_limit", s.HeaderLimit, 1<<10, 1<<20)

@@ -79,6 +79,8 @@ func TestImpossible(t *testing.T) {
 		{"server.trusted_proxies: is needed with auth.mode header", func(c *configs.Config) { c.Auth.Mode = "header" }},
 		{"server.verdict_ttl: must not be shorter than queue.max_age", func(c *configs.Config) { c.Server.VerdictTTL = 7 * time.Second }},
 		{"server.read_timeout: must be", func(c *configs.Config) { c.Server.ReadTimeout = 0 }},
+		{"server.write_timeout: must be", func(c *configs.Config) { c.Server.WriteTimeout = 0 }},
+		{"server.requests_per_connection: must be", func(c *configs.Config) { c.Server.RequestsPerConnection = -1 }},
 		{"server.idle_timeout: must be", func(c *configs.Config) { c.Server.IdleTimeout = 0 }},
 		{"server.body_limit: must be", func(c *configs.Config) { c.Server.BodyLimit = 0 }},
 		{"server.header_limit: must be", func(c *configs.Config) { c.Server.HeaderLimit = 0 }},

@@ -236,7 +236,7 @@ func BenchmarkConnDeadlines(b *testing.B) {
 				now := time.Now()
 				_ = c.SetReadDeadline(now.Add(75 * time.Second))
 				_ = c.SetReadDeadline(now.Add(10 * time.Second))
-				_ = c.SetWriteDeadline(now.Add(writeTimeout))
+				_ = c.SetWriteDeadline(now.Add(testWriteTimeout))
 			}
 		})
 	}

@@ -152,7 +152,7 @@ func (e *stream) WriteTo(w io.Writer) (written int64, err error) {
 			b = appendRetry(b, comeBackFirst+rand.Int64N(comeBackLast-comeBackFirst))
 		}
 		if len(b) > 0 {
-			if err := e.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			if err := e.conn.SetWriteDeadline(time.Now().Add(e.g.cfg.WriteTimeout)); err != nil {
 				return written, err
 			}
 			chunk, err := w.Write(b)

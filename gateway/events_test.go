@@ -214,7 +214,7 @@ func TestEventsUnread(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		testenv.Eventually(t, func() bool { return r.g.openStreams() == 0 }, "the stream is given up")
-		if took := time.Since(began); took > writeTimeout+heartbeat+slack {
+		if took := time.Since(began); took > testWriteTimeout+heartbeat+slack {
 			t.Errorf("given up after %v", took)
 		}
 		_ = f.conn.Close()
@@ -316,7 +316,7 @@ func TestEventsWriting(t *testing.T) {
 		e.conn = c
 		writes := 0
 		n, err := e.WriteTo(writerFunc(func(b []byte) (int, error) {
-			if want := time.Now().Add(writeTimeout); c.deadlines[writes] != want {
+			if want := time.Now().Add(testWriteTimeout); c.deadlines[writes] != want {
 				t.Errorf("write %d: the deadline is %v, want %v", writes, c.deadlines[writes], want)
 			}
 			if writes++; writes == 4 {

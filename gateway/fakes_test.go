@@ -381,12 +381,14 @@ func testSKU(name string) *sale.SKU {
 	return &s
 }
 
+const testWriteTimeout = 30 * time.Second
+
 func testConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", AdminKey: testAdminKey,
 		Wait: 2 * time.Second, MaxWait: 4 * time.Second, VerdictTTL: 10 * time.Minute, PayWithin: 15 * time.Minute,
 		BodyLimit: 16 << 10, HeaderLimit: 4 << 10, MaxConnections: 16384,
-		ReadTimeout: testenv.Patience, IdleTimeout: testenv.Patience, ShutdownTimeout: testenv.Patience,
+		ReadTimeout: testenv.Patience, WriteTimeout: testWriteTimeout, IdleTimeout: testenv.Patience, ShutdownTimeout: testenv.Patience,
 		Limits: Limits{MaxEntries: 1 << 16}, Payments: Payments{Tolerance: 5 * time.Minute},
 		TrustedProxies: []string{"127.0.0.0/8", "0.0.0.0"}, Auth: Auth{Mode: authHeader},
 		Logger: slog.New(slog.DiscardHandler),

@@ -52,6 +52,10 @@ type Config struct {
 	HeaderLimit int
 	// ReadTimeout bounds reading one request.
 	ReadTimeout time.Duration
+	// WriteTimeout bounds writing one response, or one piece of an event stream.
+	WriteTimeout time.Duration
+	// RequestsEach closes a connection after so many requests; 0 does not.
+	RequestsEach int
 	// IdleTimeout closes connections that send nothing.
 	IdleTimeout time.Duration
 	// MaxConnections bounds open connections of the buyers' listener, as far as the process
@@ -83,11 +87,11 @@ func (c *Config) validate() error {
 		return errors.New("the operators' key must not be empty")
 	case c.Wait < 0 || c.DrainDelay < 0:
 		return errors.New("wait and drain delay must not be negative")
-	case min(c.MaxWait, c.VerdictTTL, c.PayWithin, c.ReadTimeout, c.IdleTimeout) <= 0:
-		return errors.New("max wait, verdict TTL, pay within, read and idle timeout must be positive")
+	case min(c.MaxWait, c.VerdictTTL, c.PayWithin, c.ReadTimeout, c.WriteTimeout, c.IdleTimeout) <= 0:
+		return errors.New("max wait, verdict TTL, pay within, read, write and idle timeout must be positive")
 	case c.ShutdownTimeout <= c.MaxWait:
 		return errors.New("the shutdown timeout must exceed the max wait")
-	case c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1 || c.MaxConnectionsEach < 0:
+	case c.BodyLimit < 1 || c.HeaderLimit < 512 || c.MaxConnections < 1 || c.MaxConnectionsEach < 0 || c.RequestsEach < 0:
 		return errors.New("body limit, header limit or max connections is too small")
 	}
 	return errors.Join(c.Limits.validate(), c.Payments.validate(), c.TLS.validate(), c.AdminTLS.validate())

@@ -22,14 +22,8 @@ type listener struct {
 	ln     atomic.Pointer[counted] // nil until listen
 }
 
-const (
-	// writeTimeout bounds writing one response, or one piece of an event stream: a client
-	// on the slowest of networks reads a kilobyte in it, and one that does not read holds
-	// its connection no longer.
-	writeTimeout = 30 * time.Second
-	// operatorConnections bounds the operators' listener: dashboards and scrapers.
-	operatorConnections = 1024
-)
+// operatorConnections bounds the operators' listener: dashboards and scrapers.
+const operatorConnections = 1024
 
 // newListener builds a server over its table of routes. There is no middleware: what
 // every request needs is done by the one wrapper below.
@@ -46,7 +40,7 @@ func (g *Gateway) newListener(name, addr string, b bounds, files TLS, routes []r
 		ReadBufferSize:               g.cfg.HeaderLimit,
 		WriteBufferSize:              1 << 10, // an order and its head
 		ReadTimeout:                  g.cfg.ReadTimeout,
-		WriteTimeout:                 writeTimeout,
+		WriteTimeout:                 g.cfg.WriteTimeout,
 		IdleTimeout:                  g.cfg.IdleTimeout,
 		DisablePreParseMultipartForm: true,
 		ErrorHandler:                 g.onError,
@@ -71,6 +65,7 @@ func (g *Gateway) newListener(name, addr string, b bounds, files TLS, routes []r
 	// Connections are counted where they are accepted; this only must not be lower.
 	server.Concurrency = b.most + 1
 	server.CloseOnShutdown = true
+	server.MaxRequestsPerConn = g.cfg.RequestsEach
 	server.HeaderReceived = inspect
 	server.ExpectHandler = g.expected(name == "operators")
 	local := g.cfg.LocalNames && onLoopback(addr)

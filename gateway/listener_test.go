@@ -237,6 +237,49 @@ func TestSlowClients(t *testing.T) {
 	})
 }
 
+// A client that asks and never reads holds its connection for no longer than a write may take.
+func TestAClientThatNeverReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := servePipes(t, nil)
+		c := r.dial(t)
+		if _, err := io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		open := &r.g.buyers.ln.Load().open
+		time.Sleep(testWriteTimeout - time.Second)
+		if n := open.Load(); n != 1 {
+			t.Errorf("%d connections before the time is over", n)
+		}
+		time.Sleep(time.Second + 2*slack)
+		if n := open.Load(); n != 0 {
+			t.Errorf("%d connections afterwards", n)
+		}
+	})
+}
+
+func TestRequestsPerConnection(t *testing.T) {
+	r := serve(t, func(c *Config) { c.RequestsEach = 2 })
+	c := r.dial(t)
+	br := bufio.NewReader(c)
+	for i, closes := range []bool{false, true} {
+		if _, err := io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if resp.Close != closes {
+			t.Errorf("request %d: Connection: close is %v", i+1, resp.Close)
+		}
+	}
+	if _, err := br.ReadByte(); err != io.EOF {
+		t.Errorf("the connection stays open: %v", err)
+	}
+}
+
 // passed holds a time that a bubble's clock measured against a deadline of a connection,
 // which is at most slack late.
 func passed(t *testing.T, what string, took, want time.Duration) {
