@@ -81,9 +81,7 @@ func (a *Auditor) checkResults(ctx context.Context, r *Report) (touched []string
 	if errors.Is(err, sale.ErrInvalid) {
 		return nil, err
 	}
-	if c.touched != nil {
-		touched = slices.AppendSeq([]string{}, maps.Keys(c.touched))
-	}
+	touched = c.skus()
 	for _, check := range []*Check{&c.published, &c.known, &c.order, &c.messages, &c.refunds} {
 		if err != nil {
 			check.notMade, check.warning = err.Error(), a.results == nil

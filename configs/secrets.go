@@ -83,7 +83,7 @@ func (c Config) secretWarnings() (w []string) {
 	if everybody(c.Server.TrustedProxies) {
 		w = append(w, "server.trusted_proxies is everybody: any client can claim any address")
 	}
-	if !onLoopback(c.Admin.Listen) && c.Admin.TLS.Cert == "" {
+	if !OnLoopback(c.Admin.Listen) && c.Admin.TLS.Cert == "" {
 		w = append(w, "admin.listen is not on loopback, and the operators' key goes over the network as it is: give admin.tls, or keep it in a network of your own")
 	}
 	return w
@@ -115,8 +115,8 @@ func everybody(networks []string) bool {
 	return v4 == 2 || v6 == 2
 }
 
-// onLoopback reports whether an address to listen on is this machine's own only.
-func onLoopback(listen string) bool {
+// OnLoopback reports whether an address to listen on is this machine's own only.
+func OnLoopback(listen string) bool {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
 		return false

@@ -204,6 +204,17 @@ func TestImpossible(t *testing.T) {
 	}
 }
 
+func TestOnLoopback(t *testing.T) {
+	for listen, want := range map[string]bool{
+		"127.0.0.1:0": true, "127.8.8.8:1": true, "[::1]:8080": true, "[::ffff:127.0.0.1]:1": true, "localhost:8080": true,
+		"0.0.0.0:0": false, ":8080": false, "[::]:8080": false, "10.0.0.1:8080": false, "edge.internal:80": false, "127.0.0.1": false,
+	} {
+		if got := configs.OnLoopback(listen); got != want {
+			t.Errorf("%s: %v", listen, got)
+		}
+	}
+}
+
 // Who has production's DSN in the environment is told so, and not that a file cannot be opened.
 func TestDevRefusesAnothersDSN(t *testing.T) {
 	c := configs.Default(configs.Dev)

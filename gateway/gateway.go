@@ -62,10 +62,10 @@ type Config struct {
 	// may open files. MaxConnectionsEach bounds those of one address that is no trusted
 	// proxy's; 0 does not.
 	MaxConnections, MaxConnectionsEach int
-	// LocalNames has listeners on loopback refuse requests that name another host than
-	// localhost or an address: a page from elsewhere in a browser on this machine reaches
-	// loopback by a name of its own (DNS rebinding).
-	LocalNames bool
+	// LocalNames and AdminLocalNames have the buyers' and the operators' listener refuse
+	// requests that name another host than localhost or an address: a page from elsewhere in a
+	// browser on this machine reaches loopback by a name of its own (DNS rebinding).
+	LocalNames, AdminLocalNames bool
 	// TLS and AdminTLS are of the buyers' and of the operators' listener.
 	TLS, AdminTLS TLS
 
@@ -249,7 +249,8 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: cfg.Logger, trusted: trusted, auth: auth,
-		keys: keys, guesses: newLimiters(Limits{IP: Limit{Rate: guessesPerSecond, Burst: guessesAtOnce}, MaxEntries: cfg.Limits.MaxEntries}), limits: newLimiters(cfg.Limits), metrics: m,
+		keys: keys, guesses: newLimiters(Limits{IP: Limit{Rate: guessesPerSecond, Burst: guessesAtOnce}, MaxEntries: cfg.Limits.MaxEntries}),
+		limits: newLimiters(cfg.Limits), metrics: m,
 		strange: strangers{told: make(map[string]bool)}, problems: staticProblems(), deadlines: newDeadlines(callTimeout),
 	}
 	g.marks = &marks{
@@ -262,11 +263,11 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if most < cfg.MaxConnections {
 		cfg.Logger.Warn("server.max_connections is more than open files allow", "max_connections", cfg.MaxConnections, "open_files", files, "used", most)
 	}
-	g.buyers, err = g.newListener("buyers", cfg.Listen, bounds{most, cfg.MaxConnectionsEach, trusted}, cfg.TLS, g.buyerRoutes())
+	g.buyers, err = g.newListener("buyers", cfg.Listen, bounds{most, cfg.MaxConnectionsEach, trusted}, cfg.TLS, cfg.LocalNames, g.buyerRoutes())
 	if err != nil {
 		return nil, err
 	}
-	g.operators, err = g.newListener("operators", cfg.AdminListen, bounds{most: withinFiles(operatorConnections, files/8)}, cfg.AdminTLS, g.operatorRoutes())
+	g.operators, err = g.newListener("operators", cfg.AdminListen, bounds{most: withinFiles(operatorConnections, files/8)}, cfg.AdminTLS, cfg.AdminLocalNames, g.operatorRoutes())
 	if err != nil {
 		return nil, err
 	}

@@ -6,16 +6,6 @@ import (
 	"strings"
 )
 
-// onLoopback reports whether an address to listen on is this machine's own only.
-func onLoopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	a, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
-}
-
 // namesThisMachine reports whether the Host of a request is one that no other machine's name
 // can lead to: an address, or a name under localhost (RFC 6761, section 6.3). Browsers send
 // one always; what comes without has no page behind it.

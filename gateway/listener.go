@@ -27,7 +27,7 @@ const operatorConnections = 1024
 
 // newListener builds a server over its table of routes. There is no middleware: what
 // every request needs is done by the one wrapper below.
-func (g *Gateway) newListener(name, addr string, b bounds, files TLS, routes []route) (*listener, error) {
+func (g *Gateway) newListener(name, addr string, b bounds, files TLS, local bool, routes []route) (*listener, error) {
 	certs, err := newCertificates(files, g.log)
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %s: TLS: %w", name, err)
@@ -68,15 +68,13 @@ func (g *Gateway) newListener(name, addr string, b bounds, files TLS, routes []r
 	server.MaxRequestsPerConn = g.cfg.RequestsEach
 	server.HeaderReceived = inspect
 	server.ExpectHandler = g.expected(name == "operators")
-	local := g.cfg.LocalNames && onLoopback(addr)
 	server.Handler = g.guard(app.Handler(), files.ClientCA != "", local)
 	return &listener{name: name, addr: addr, bounds: b, tls: certs, app: app}, nil
 }
 
 // guard keeps a fault in one handler from ending the process with everybody's requests
-// in it, and refuses what the HTTP library lets through and should not, and, where certificates are
-// asked for, who has none,
-// and, where local, what names another machine.
+// in it, and refuses what the HTTP library lets through and should not; where certificates
+// are asked for, who has none; and, where local, what names another machine.
 func (g *Gateway) guard(next fasthttp.RequestHandler, certificates, local bool) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
 		defer func() {

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -22,15 +21,11 @@ type OperatorLog interface {
 
 // listLog is GET /v1/audit-log?target=&before=&limit=, the latest first.
 func (g *Gateway) listLog(c *fiber.Ctx) error {
-	const most = 1000
-	limit, before := 100, int64(0)
-	if s := c.Query("limit"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > most {
-			return g.refuseWith(c, &problem{answer: invalidRequest, detail: fmt.Sprintf("limit must be 1..%d", most)})
-		}
-		limit = n
+	limit, ok := g.pageLimit(c)
+	if !ok {
+		return nil
 	}
+	before := int64(0)
 	if s := c.Query("before"); s != "" {
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil || n < 1 {

@@ -228,16 +228,26 @@ func (g *Gateway) getSKU(c *fiber.Ctx) error {
 	return g.answerSKU(c, answerOK, *sku, total(segments))
 }
 
+// pageLimit reads ?limit= of a list; when it returns false, the request is answered.
+func (g *Gateway) pageLimit(c *fiber.Ctx) (limit int, ok bool) {
+	const usual, most = 100, 1000
+	s := c.Query("limit")
+	if s == "" {
+		return usual, true
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > most {
+		_ = g.refuseWith(c, &problem{answer: invalidRequest, detail: fmt.Sprintf("limit must be 1..%d", most)})
+		return 0, false
+	}
+	return n, true
+}
+
 // listSKUs is GET /v1/skus?after=&limit=, in order of name.
 func (g *Gateway) listSKUs(c *fiber.Ctx) error {
-	const most = 1000
-	limit := 100
-	if s := c.Query("limit"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > most {
-			return g.refuseWith(c, &problem{answer: invalidRequest, detail: fmt.Sprintf("limit must be 1..%d", most)})
-		}
-		limit = n
+	limit, ok := g.pageLimit(c)
+	if !ok {
+		return nil
 	}
 	after := strings.Clone(c.Query("after"))
 	if after != "" && sale.ValidateSKUName(after) != nil {

@@ -256,12 +256,12 @@ func (db *DB) readSKUs(ctx context.Context, names []string) (map[string]*sale.SK
 // scanSKUs reads the result set to its end and closes it.
 func scanSKUs(rows dialect.ResultSet) (map[string]*sale.SKU, error) {
 	found := make(map[string]*sale.SKU)
-	for rows.Next() {
-		sku, err := scanSKU(rows)
-		if err != nil {
-			return nil, dialect.CloseRows(rows, err)
+	err := each(rows, nil, func(r scanner) error {
+		sku, err := scanSKU(r)
+		if err == nil {
+			found[sku.Name] = sku
 		}
-		found[sku.Name] = sku
-	}
-	return found, dialect.CloseRows(rows, nil)
+		return err
+	})
+	return found, err
 }

@@ -82,14 +82,13 @@ func (db *DB) findChunk(ctx context.Context, pool *sql.DB, ids []sale.OrderID, t
 
 // scanOrders reads the result set to its end and closes it.
 func scanOrders(rows dialect.ResultSet, found map[sale.OrderID]sale.Order) error {
-	for rows.Next() {
-		o, err := scanOrder(rows)
-		if err != nil {
-			return dialect.CloseRows(rows, err)
+	return each(rows, nil, func(r scanner) error {
+		o, err := scanOrder(r)
+		if err == nil {
+			found[o.ID] = o
 		}
-		found[o.ID] = o
-	}
-	return dialect.CloseRows(rows, nil)
+		return err
+	})
 }
 
 // Order returns one order, also of the archive, or sale.ErrUnknownOrder.

@@ -126,7 +126,9 @@ func newApp(cfg configs.Config, log *slog.Logger, embedded *results.Embedded) (_
 	edgeLedger := guardedLedger.Asked()
 	panel := fallback.NewPanel(instance(), a.ledger, shieldBreaker, ledgerBreaker, natsBreaker)
 	edge := gatewayConfig(cfg, log, reg)
-	edge.LocalNames = embedded != nil // dev: for one machine
+	if embedded != nil { // dev: for one machine
+		edge.LocalNames, edge.AdminLocalNames = configs.OnLoopback(cfg.Server.Listen), configs.OnLoopback(cfg.Admin.Listen)
+	}
 	a.gateway, err = gateway.New(edge, gateway.Deps{
 		Queue: a.queue, SoldOut: a.checkout, Ledger: edgeLedger, Orders: edgeLedger, Catalogue: a.ledger, Shield: guardedShield,
 		Breakers: panel, Paths: a.checkout, Readiness: readiness{a.ledger, a.nats}, Auditor: reported{auditor}, Log: a.ledger,

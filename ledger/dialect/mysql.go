@@ -307,9 +307,20 @@ func (mysqlDialect) NearClock(s *Script, at, within int64) {
 func (mysqlDialect) Holds(s *Script, table string, id sale.OrderID) {
 	s.Raw("SELECT COUNT(*) INTO @flashgate FROM " + table + " WHERE order_id=")
 	s.Bytes(id[:])
+	endHeld(s)
+}
+
+// endHeld ends a SELECT COUNT(*) INTO @flashgate of one row: it locks the row, and fails
+// where there is none.
+func endHeld(s *Script) {
 	s.Raw(" LOCK IN SHARE MODE")
 	s.End()
-	s.Raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
+	endGuard(s, "@flashgate=1")
+}
+
+// endGuard fails as violated unless the condition holds, by a subquery of two rows.
+func endGuard(s *Script, condition string) {
+	s.Raw("SET @flashgate=IF(" + condition + ",0,(SELECT 1 UNION ALL SELECT 2))")
 	s.End()
 }
 
@@ -347,8 +358,7 @@ func (mysqlDialect) Query(ctx context.Context, conn *sql.Conn, s *Script, read .
 
 func (mysqlDialect) EndExactly(s *Script, rows int) {
 	s.End()
-	s.Raw(fmt.Sprintf("SET @flashgate=IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))", rows))
-	s.End()
+	endGuard(s, fmt.Sprintf("ROW_COUNT()=%d", rows))
 }
 
 func (mysqlDialect) Lease(s *Script, name string, token int64) {
@@ -356,10 +366,7 @@ func (mysqlDialect) Lease(s *Script, name string, token int64) {
 	s.Str(name)
 	s.Raw(" AND token=")
 	s.Int(token)
-	s.Raw(" LOCK IN SHARE MODE")
-	s.End()
-	s.Raw("SET @flashgate=IF(@flashgate=1,0,(SELECT 1 UNION ALL SELECT 2))")
-	s.End()
+	endHeld(s)
 }
 
 // Snapshot begins a transaction that sees one state of everything.
